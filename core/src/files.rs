@@ -1,0 +1,1 @@
+//! Temp files, locks and atomic replacement.

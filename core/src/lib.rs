@@ -1,0 +1,13 @@
+//! What a compression run is: weight classes, selection, masks, recipe, plan, drive, report.
+//!
+//! Core knows no method, no file format and no command line. Methods reach it through [`registry`], formats through
+//! the traits of [`format`].
+
+pub mod class;
+pub mod error;
+pub mod files;
+pub mod format;
+pub mod glob;
+pub mod tensor;
+
+pub use error::{Error, Result};

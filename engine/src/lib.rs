@@ -1,0 +1,1 @@
+//! Runs an ONNX graph forwards and backwards: evaluates, measures evidence, retrains.

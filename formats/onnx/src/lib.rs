@@ -1,0 +1,1 @@
+//! ONNX models: wire-level reading and writing, the graph as roles.

@@ -1,0 +1,1 @@
+//! safetensors files and sharded folders, read and written as streams.

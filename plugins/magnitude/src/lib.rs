@@ -1,0 +1,1 @@
+//! Magnitude pruning (See, Luong & Manning 2016).

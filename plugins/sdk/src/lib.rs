@@ -1,0 +1,22 @@
+//! All that the author of a compression method imports.
+//!
+//! A method gives every weight a *score* (low = dispensable), or a new *encoding* of a part, or both. It never
+//! decides how many weights go: the host does, and selects by the scores.
+
+pub mod bitmap;
+pub mod card;
+pub mod encoding;
+pub mod error;
+pub mod evidence;
+pub mod method;
+pub mod options;
+pub mod part;
+
+pub use bitmap::Bitmap;
+pub use card::{Card, EvidenceKind, OptionKind, OptionSpec, Reach, Units};
+pub use encoding::{Encoding, Layout, Term};
+pub use error::{Error, Result};
+pub use evidence::{Array, Evidence};
+pub use method::{Encoded, Keep, Method};
+pub use options::{OptionValue, Options};
+pub use part::{Part, Scores};
