@@ -3,11 +3,16 @@
 //! Core knows no method, no file format and no command line. Methods reach it through [`registry`], formats through
 //! the traits of [`format`].
 
+pub mod amount;
 pub mod class;
+pub mod convert;
 pub mod error;
 pub mod files;
 pub mod format;
 pub mod glob;
+pub mod recipe;
+pub mod report;
+pub mod select;
 pub mod tensor;
 
 pub use error::{Error, Result};
