@@ -4,6 +4,7 @@
 //! the traits of [`format`].
 
 pub mod amount;
+pub mod amount;
 pub mod class;
 pub mod convert;
 pub mod error;
@@ -13,6 +14,8 @@ pub mod glob;
 pub mod recipe;
 pub mod report;
 pub mod select;
+pub mod recipe;
+pub mod report;
 pub mod tensor;
 
 pub use error::{Error, Result};

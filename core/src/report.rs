@@ -1,0 +1,272 @@
+//! The report: what a run was asked for and what it did, as JSON and as a table. What does not apply is absent;
+//! non-finite metrics are null. `seconds` and `written_at` alone may differ between equal runs.
+
+use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde_json::{Map, Value};
+
+/// The JSON report of a run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// The input.
+    pub model: ModelReport,
+    /// The output; absent where nothing is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputReport>,
+    /// The classes in `[classes]` order, then file order, after the last stage.
+    pub classes: Vec<ClassReport>,
+    /// The stages in written order.
+    pub stages: Vec<StageReport>,
+    /// The mask file that was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// The evidence file that was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+    /// What the reader should know, in sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Set where nothing was written on purpose.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// What did it.
+    pub compress: CompressReport,
+    /// When, in UTC: `2026-01-31T12:00:00Z`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub written_at: String,
+}
+
+/// The input of a run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ModelReport {
+    /// As the recipe names it; several files joined by `", "`.
+    pub path: String,
+    /// `"onnx"`, `"safetensors"`.
+    pub format: String,
+    /// Names of the files, relative to the model's folder.
+    pub files: Vec<String>,
+    /// Hash of the file, or of the lines `<sha256>  <name>\n` of several, sorted by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Prunable weights.
+    pub weights: u64,
+    /// Elements of all tensors.
+    pub elements: u64,
+}
+
+/// The output of a run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct OutputReport {
+    /// As the recipe names it.
+    pub path: String,
+    /// `"onnx"`, `"safetensors"`.
+    pub format: String,
+    /// Names of the files, relative to the model's folder.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+    /// Hash of the file, or of the lines `<sha256>  <name>\n` of several, sorted by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Bytes of all files; absent in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Bytes that the plan predicted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_bytes: Option<u64>,
+}
+
+/// A class after the last stage.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ClassReport {
+    /// Its name.
+    pub name: String,
+    /// Its weights.
+    pub weights: u64,
+    /// How many of them are pruned.
+    pub pruned: u64,
+    /// Bytes that its tensors take in the input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_before: Option<u64>,
+    /// Bytes that they take in the output, measured, or predicted in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_after: Option<u64>,
+    /// Its tensors, in file order.
+    pub tensors: Vec<String>,
+}
+
+/// A stage.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StageReport {
+    /// `method`, `measure`, `retrain`, `reinitialise`, `evaluate`, `encode`.
+    pub kind: String,
+    /// The method's name, or what is measured, or the layout ([`crate::recipe::Stage::name`]).
+    pub name: String,
+    /// What the recipe asks for ([`asked`]); the plan adds counts.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub asked: Map<String, Value>,
+    /// What was reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub achieved: Option<Achieved>,
+    /// The classes that the stage worked on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<StageClass>,
+    /// Tensors that it left alone, with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub untouched: Vec<Untouched>,
+    /// Metrics after the stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// Metrics after each epoch of a retraining.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub epochs: Vec<Metrics>,
+    /// What the reader should know of this stage, in sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Wall time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+/// What a stage reached.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Achieved {
+    /// Pruned weights of its classes after the stage.
+    pub pruned: u64,
+    /// Those that this stage pruned.
+    pub newly: u64,
+    /// Weights of its classes.
+    pub prunable: u64,
+    /// `pruned / prunable`.
+    pub fraction: f64,
+}
+
+/// A class within a stage.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StageClass {
+    /// Its name.
+    pub name: String,
+    /// Its weights.
+    pub weights: u64,
+    /// Pruned ones after the stage.
+    pub pruned: u64,
+    /// Those that this stage pruned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newly: Option<u64>,
+}
+
+/// A tensor that was left alone.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Untouched {
+    /// Its name.
+    pub tensor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Metrics on validation, and on test where given, in the order in which they were computed.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// On validation.
+    pub validation: Vec<(String, f64)>,
+    /// On test; left out of the JSON where empty.
+    pub test: Vec<(String, f64)>,
+}
+
+/// What did it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CompressReport {
+    /// Version of `compress`.
+    pub version: String,
+    /// The recipe as written.
+    pub recipe: String,
+    /// Hash of the recipe's text.
+    pub recipe_sha256: String,
+    /// Architecture and features of the processor.
+    pub cpu: String,
+}
+
+/// What `compress inspect --json` prints.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Inspect {
+    /// The model's path.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// `"onnx"`, `"safetensors"`.
+    pub format: String,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// The classes.
+    pub classes: Vec<InspectClass>,
+    /// All tensors in file order.
+    pub tensors: Vec<InspectTensor>,
+    /// What the reader should know, in sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// A class of an inspected model.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct InspectClass {
+    /// Its name.
+    pub name: String,
+    /// Its weights.
+    pub weights: u64,
+    /// How many of them are zero.
+    pub zeros: u64,
+    /// Its tensors, in file order.
+    pub tensors: Vec<String>,
+    /// Its sub-groups, where it has any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<InspectPart>,
+}
+
+/// A sub-group of a class: all parts of one name.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct InspectPart {
+    /// `source.layer1/forget/recurrent`.
+    pub name: String,
+    /// Its weights.
+    pub weights: u64,
+    /// How many of them are zero.
+    pub zeros: u64,
+}
+
+/// A tensor of an inspected model.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct InspectTensor {
+    /// Its name.
+    pub name: String,
+    /// Its shape as stored.
+    pub shape: Vec<u64>,
+    /// Its element type.
+    pub dtype: String,
+    /// Its class; null where it is not prunable.
+    pub class: Option<String>,
+    /// How many elements are zero; absent where they cannot be counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zeros: Option<u64>,
+    /// Why it is not prunable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How it is packed in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed: Option<String>,
+}
+
+impl Serialize for Metrics {
+    /// `{"loss": 1.2, "bleu": 30.1, "test": {…}}`.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // serde_json writes non-finite floats as null.
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in &self.validation {
+            map.serialize_entry(name, value)?;
+        }
+        if !self.test.is_empty() {
+            let test: Map<String, Value> = self.test.iter().map(|(k, v)| (k.clone(), Value::from(*v))).collect();
+            map.serialize_entry("test", &test)?;
+        }
+        map.end()
+    }
+}
