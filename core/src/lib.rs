@@ -4,7 +4,6 @@
 //! the traits of [`format`].
 
 pub mod amount;
-pub mod amount;
 pub mod class;
 pub mod convert;
 pub mod error;
@@ -14,8 +13,6 @@ pub mod glob;
 pub mod recipe;
 pub mod report;
 pub mod select;
-pub mod recipe;
-pub mod report;
 pub mod tensor;
 
 pub use error::{Error, Result};
