@@ -7,12 +7,16 @@ pub mod amount;
 pub mod class;
 pub mod convert;
 pub mod error;
+pub mod evidence;
 pub mod files;
 pub mod format;
 pub mod glob;
+pub mod progress;
+pub mod pump;
 pub mod recipe;
 pub mod report;
 pub mod select;
+pub mod stfile;
 pub mod tensor;
 
 pub use error::{Error, Result};
