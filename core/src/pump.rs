@@ -3,55 +3,23 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::files;
 use crate::format::{BLOCK_BYTES, Blocks};
+use crate::progress::Watch;
 
 /// Threads that hold a block at once: 32 MiB in all.
 const MAX_WORKERS: u64 = 32;
 /// The disk is set to work each time this many blocks more are written.
 const WRITEBACK_BLOCKS: u64 = 8;
 
-/// What long work listens and reports to; clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Watch {
-    cancelled: Arc<AtomicBool>,
-    written: Arc<AtomicU64>,
-}
-
-impl Watch {
-    /// A watch over flags of the caller's: set `cancelled` to stop, read `written` for the bytes written so far.
-    pub fn new(cancelled: Arc<AtomicBool>, written: Arc<AtomicU64>) -> Watch {
-        Watch { cancelled, written }
-    }
-
-    /// Asks the work to stop.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-
-    /// [`Error::Interrupted`] once somebody asked to stop.
-    pub fn check(&self) -> Result<()> {
-        if self.cancelled.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
-    }
-
-    /// Counts bytes as written.
-    pub fn add(&self, bytes: u64) {
-        self.written.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes written so far.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-}
-
 /// Writes all of `blocks` into `out` (named `path` in errors) from byte `at`. Of several errors the one at the lowest
-/// offset is returned, whatever the number of threads.
-pub fn pump(blocks: &dyn Blocks, out: &File, path: &Path, at: u64, watch: &Watch) -> Result<()> {
+/// offset is returned, whatever the number of threads. A producer that counts its own work is pumped with
+/// [`Watch::silent`].
+pub fn pump(blocks: &dyn Blocks, out: &File, path: &Path, at: u64, watch: &Watch<'_>) -> Result<()> {
     let total = blocks.bytes();
     let count = total.div_ceil(BLOCK_BYTES as u64);
     let job = Job { blocks, out, path, at, total, watch };
@@ -110,17 +78,16 @@ struct Job<'a> {
     path: &'a Path,
     at: u64,
     total: u64,
-    watch: &'a Watch,
+    watch: &'a Watch<'a>,
 }
 
 impl Job<'_> {
     fn block(&self, i: u64, buffer: &mut [u8]) -> Result<()> {
-        self.watch.check()?;
         let offset = i * BLOCK_BYTES as u64;
         let n = (self.total - offset).min(BLOCK_BYTES as u64) as usize;
         self.blocks.fill(offset, &mut buffer[..n])?;
         files::write_all_at(self.out, &buffer[..n], self.at + offset).map_err(|e| Error::io("write", self.path, &e))?;
-        self.watch.add(n as u64);
+        self.watch.tick(n as u64)?;
         // The group before this one: all of it is written by now, or nearly.
         if i >= 2 * WRITEBACK_BLOCKS - 1 && (i + 1).is_multiple_of(WRITEBACK_BLOCKS) {
             let group = WRITEBACK_BLOCKS * BLOCK_BYTES as u64;
@@ -132,7 +99,20 @@ impl Job<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+    use crate::progress::{Progress, Unit};
+
+    struct Count(AtomicU64);
+
+    impl Progress for Count {
+        fn begin(&self, _: &str, _: u64, _: Unit) {}
+        fn advance(&self, units: u64) {
+            self.0.fetch_add(units, Ordering::Relaxed);
+        }
+        fn end(&self) {}
+    }
 
     /// Byte i is a hash of i; fails at the given blocks.
     struct Pattern(u64, Vec<u64>);
@@ -164,12 +144,13 @@ mod tests {
         for bytes in [0, 1, block - 1, block, block + 1, 19 * block + 5] {
             for n in [1, 3, 8] {
                 let temp = tempfile::NamedTempFile::new().unwrap();
-                let watch = Watch::default();
+                let count = Count(AtomicU64::new(0));
+                let watch = Watch { progress: &count, ..Watch::silent() };
                 threads(n, || pump(&Pattern(bytes, vec![]), temp.as_file(), temp.path(), 3, &watch)).unwrap();
                 let got = std::fs::read(temp.path()).unwrap();
                 assert!(got.iter().skip(3).enumerate().all(|(i, b)| *b == byte(i as u64)));
                 assert_eq!(got.len() as u64, if bytes == 0 { 0 } else { bytes + 3 });
-                assert_eq!(watch.written(), bytes);
+                assert_eq!(count.0.into_inner(), bytes);
             }
         }
     }
@@ -180,11 +161,10 @@ mod tests {
         for n in [1, 2, 8] {
             for _ in 0..20 {
                 let bad = Pattern(20 * BLOCK_BYTES as u64, vec![17, 3, 4, 5]);
-                let e = threads(n, || pump(&bad, temp.as_file(), temp.path(), 0, &Watch::default())).unwrap_err();
+                let e = threads(n, || pump(&bad, temp.as_file(), temp.path(), 0, &Watch::silent())).unwrap_err();
                 assert_eq!(e.to_string(), "block 3");
             }
-            let watch = Watch::default();
-            watch.cancel();
+            let watch = Watch { cancelled: &AtomicBool::new(true), ..Watch::silent() };
             let e = threads(n, || pump(&Pattern(1, vec![]), temp.as_file(), temp.path(), 0, &watch)).unwrap_err();
             assert!(matches!(e, Error::Interrupted));
         }
