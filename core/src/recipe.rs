@@ -15,10 +15,20 @@ pub use stage::{
 pub use training::{Command, Decay, Dropout, OnViolation, Optimizer, Retrain, Schedule, ScheduleShape, Training};
 
 use crate::error::{Error, Result};
+use fields::Place;
 
+mod check;
 mod data;
+mod fields;
+mod node;
+mod portable;
+mod read;
+mod read_stage;
 mod stage;
 mod training;
+
+#[cfg(test)]
+mod tests;
 
 /// A recipe as written, with paths made relative to the recipe's folder.
 #[derive(Clone, Debug)]
@@ -90,8 +100,8 @@ impl ModelPaths {
 impl Recipe {
     /// Reads a recipe from its text. `path` names it in errors, and its folder is what the paths within are relative to.
     pub fn parse(text: &str, path: &Path) -> Result<Recipe> {
-        let _ = text;
-        Err(Error::usage(format!("{}: recipes cannot be read yet", path.display())))
+        let entries = node::parse(text, path)?;
+        read::recipe(&entries, text, Place { path, name: String::new() })
     }
 
     /// Reads a recipe from its file.
@@ -117,5 +127,11 @@ impl Recipe {
     /// The seed of a stage: its own, or else the recipe's.
     pub fn seed_of(&self, stage: &Stage) -> u64 {
         stage.seed.unwrap_or(self.seed)
+    }
+
+    /// The recipe in one canonical form without comments and with all paths cut to file names: the same on every
+    /// machine, and no folder of the user's in a file that travels.
+    pub fn portable_text(&self) -> Result<String> {
+        portable::text(&self.text, &self.path)
     }
 }

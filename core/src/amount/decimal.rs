@@ -69,6 +69,19 @@ impl Decimal {
         self.multiply(n).0
     }
 
+    /// Whether x·n is exactly the integer `product`.
+    pub fn times_is(&self, n: u64, product: u64) -> bool {
+        let mut carry = 0u128;
+        for d in self.fraction.iter().rev() {
+            carry += u128::from(*d) * u128::from(n);
+            if carry % 10 != 0 {
+                return false;
+            }
+            carry /= 10;
+        }
+        u128::from(self.integer) * u128::from(n) + carry == u128::from(product)
+    }
+
     /// x·n: what stands before the point, and the first digit after it. Long multiplication from the last digit, so
     /// any number of digits is exact.
     fn multiply(&self, n: u64) -> (u128, u8) {

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::fields::Fields;
+use super::node::Value;
+use crate::error::Result;
+
 /// `[data]`. Files hold tensors named like the graph's inputs, first dimension = examples.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Data {
@@ -74,6 +78,64 @@ impl Tokenize {
         match self {
             Tokenize::None => "none",
             Tokenize::Mteval13a => "13a",
+        }
+    }
+}
+
+const DATA: [&str; 8] = ["train", "validation", "test", "target", "output", "ignore", "trim", "bleu"];
+const BLEU: [&str; 9] =
+    ["prefix", "begin", "end", "vocabulary", "references", "tokenize", "join", "beam", "max_length"];
+
+impl Data {
+    pub(super) fn read(fields: &Fields<'_>) -> Result<Data> {
+        fields.only(&DATA)?;
+        Ok(Data {
+            train: fields.path("train")?,
+            validation: fields.path("validation")?,
+            test: fields.path("test")?,
+            target: fields.word("target")?,
+            output: fields.word("output")?,
+            ignore: fields.integer("ignore", i64::MIN)?,
+            trim: fields.flag("trim")?.unwrap_or(false),
+            bleu: fields.table("bleu")?.map(|bleu| Bleu::read(&bleu)).transpose()?,
+        })
+    }
+}
+
+impl Bleu {
+    fn read(fields: &Fields<'_>) -> Result<Bleu> {
+        fields.only(&BLEU)?;
+        let need = |key, what| move || fields.missing(key, what);
+        Ok(Bleu {
+            prefix: fields.word("prefix")?.ok_or_else(need("prefix", "the input of the graph that grows"))?,
+            begin: fields.integer("begin", i64::MIN)?.ok_or_else(need("begin", "the id that begins a sentence"))?,
+            end: fields.integer("end", i64::MIN)?.ok_or_else(need("end", "the id that ends a sentence"))?,
+            vocabulary: fields.path("vocabulary")?.ok_or_else(need("vocabulary", "a file with a token a line"))?,
+            references: References::read(fields)?,
+            tokenize: fields.choice("tokenize", &Tokenize::ALL, Tokenize::name)?.unwrap_or_default(),
+            join: fields.get("join").map_or(Ok(""), |node| fields.place.text("join", node))?.to_string(),
+            beam: fields.integer("beam", 1)?.unwrap_or(1),
+            max_length: fields.integer("max_length", 1)?.unwrap_or(100),
+        })
+    }
+}
+
+impl References {
+    fn read(fields: &Fields<'_>) -> Result<References> {
+        let what = "the file of the reference translations, or { validation = …, test = … }";
+        let node = fields.get("references").ok_or_else(|| fields.missing("references", what))?;
+        match &node.value {
+            Value::Text(_) => Ok(References { validation: fields.path("references")?, test: None }),
+            Value::Table(_) => {
+                let table = Fields::of(&fields.place, "references", node)?;
+                table.only(&["validation", "test"])?;
+                let references = References { validation: table.path("validation")?, test: table.path("test")? };
+                if references == References::default() {
+                    return Err(table.missing("validation", "the file of the reference translations"));
+                }
+                Ok(references)
+            }
+            _ => Err(fields.place.wrong("references", "a path or a table of paths", node)),
         }
     }
 }

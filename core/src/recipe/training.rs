@@ -1,5 +1,9 @@
 //! Retraining: by the engine, by a command, and in steps.
 
+use super::fields::{Fields, Place, suggest};
+use super::node::{Node, Value};
+use crate::error::Result;
+
 /// `retrain`.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Retrain {
@@ -135,5 +139,179 @@ impl ScheduleShape {
             ScheduleShape::Linear => "linear",
             ScheduleShape::Cubic => "cubic",
         }
+    }
+}
+
+const ENGINE: [&str; 11] = [
+    "epochs",
+    "rate",
+    "decay",
+    "warmup",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "batch",
+    "clip",
+    "dropout",
+    "patience",
+];
+
+impl Retrain {
+    pub(super) fn read(place: &Place<'_>, node: &Node) -> Result<Retrain> {
+        let fields = Fields::of(place, "retrain", node)?;
+        fields.only(&[&ENGINE[..], &["command", "on_violation"]].concat())?;
+        let Some(words) = fields.get("command") else {
+            if fields.has("on_violation") {
+                let sentence = "\"on_violation\" goes with \"command\" only: the engine holds the masks itself";
+                return Err(fields.error_at("on_violation", sentence));
+            }
+            return Ok(Retrain::Engine(Training::read(&fields)?));
+        };
+        if let Some(key) = ENGINE.iter().find(|key| fields.has(key)) {
+            let sentence = format!("\"{key}\" has no meaning beside \"command\": the command decides that itself");
+            return Err(fields.error_at(key, sentence));
+        }
+        Ok(Retrain::Command {
+            command: Command::read(&fields.place, words)?,
+            on_violation: fields.choice("on_violation", &OnViolation::ALL, OnViolation::name)?.unwrap_or_default(),
+        })
+    }
+}
+
+impl OnViolation {
+    /// All of them.
+    pub const ALL: [OnViolation; 2] = [OnViolation::Error, OnViolation::Repair];
+
+    /// The name in recipes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OnViolation::Error => "error",
+            OnViolation::Repair => "repair",
+        }
+    }
+}
+
+impl Command {
+    /// Names that stand in braces within the words, and as `COMPRESS_<NAME>` in the environment.
+    pub const PLACEHOLDERS: [&str; 5] = ["model", "weights", "mask", "output", "data"];
+
+    pub(super) fn read(place: &Place<'_>, node: &Node) -> Result<Command> {
+        let words = place.words("command", "words", node)?;
+        if words.is_empty() {
+            return Err(place.error(node.line, "\"command\" is empty: give the program and its arguments"));
+        }
+        for word in &words {
+            for name in placeholders(word) {
+                if !Command::PLACEHOLDERS.contains(&name) {
+                    let near = suggest(name, || Command::PLACEHOLDERS.into_iter());
+                    let sentence = format!("unknown placeholder \"{{{name}}}\" in \"command\"{near}");
+                    return Err(place.error(node.line, sentence));
+                }
+            }
+        }
+        Ok(Command { words })
+    }
+
+    /// The words with every placeholder replaced by its value.
+    pub fn filled(&self, value: impl Fn(&str) -> String) -> Vec<String> {
+        self.words.iter().map(|word| fill(word, &value)).collect()
+    }
+}
+
+fn fill(word: &str, value: impl Fn(&str) -> String) -> String {
+    let mut out = String::new();
+    let mut rest = word;
+    while let Some(begin) = rest.find('{') {
+        let after = &rest[begin + 1..];
+        match after.split_once('}') {
+            Some((name, tail)) if Command::PLACEHOLDERS.contains(&name) => {
+                out.push_str(&rest[..begin]);
+                out.push_str(&value(name));
+                rest = tail;
+            }
+            _ => {
+                out.push_str(&rest[..=begin]);
+                rest = after;
+            }
+        }
+    }
+    out + rest
+}
+
+/// The names in braces within a word. Braces around anything but a name (JSON, say) are text.
+pub(super) fn placeholders(word: &str) -> impl Iterator<Item = &str> {
+    word.split('{').skip(1).filter_map(|s| s.split_once('}').map(|(name, _)| name)).filter(|name| is_name(name))
+}
+
+/// Whether a text is a name as placeholders have: lower-case letters, digits, `_` and `-`, a letter first.
+pub(super) fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+}
+
+impl Training {
+    fn read(fields: &Fields<'_>) -> Result<Training> {
+        let optimizer = fields.choice("optimizer", &Optimizer::ALL, Optimizer::name)?.unwrap_or_default();
+        if optimizer != Optimizer::Sgd && fields.has("momentum") {
+            return Err(fields.error_at("momentum", "\"momentum\" goes with optimizer = \"sgd\" only"));
+        }
+        let missing = || fields.missing("epochs", "how often to go through the training data");
+        Ok(Training {
+            epochs: fields.integer("epochs", 1)?.ok_or_else(missing)?,
+            rate: fields.number("rate", "above 0", |x| x > 0.0)?,
+            decay: Decay::read(fields)?,
+            warmup: fields.integer("warmup", 0)?.unwrap_or(0),
+            optimizer,
+            momentum: fields.number("momentum", "from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
+            weight_decay: fields.number("weight_decay", "0 or more", |x| x >= 0.0)?,
+            batch: fields.integer("batch", 1)?,
+            clip: fields.number("clip", "above 0", |x| x > 0.0)?,
+            dropout: Dropout::read(fields)?,
+            patience: fields.integer("patience", 1)?,
+        })
+    }
+}
+
+impl Decay {
+    fn read(fields: &Fields<'_>) -> Result<Option<Decay>> {
+        let expected = "a factor above 0 and at most 1, \"linear\" or \"cosine\"";
+        match fields.get("decay").map(|node| (node, &node.value)) {
+            None => Ok(None),
+            Some((_, Value::Text(word))) if word == "linear" => Ok(Some(Decay::Linear)),
+            Some((_, Value::Text(word))) if word == "cosine" => Ok(Some(Decay::Cosine)),
+            Some((_, Value::Integer(_) | Value::Float(_))) => {
+                Ok(fields.number("decay", expected, |x| x > 0.0 && x <= 1.0)?.map(Decay::Factor))
+            }
+            Some((node, _)) => Err(fields.place.wrong("decay", expected, node)),
+        }
+    }
+}
+
+impl Dropout {
+    fn read(fields: &Fields<'_>) -> Result<Dropout> {
+        let (range, fits) = ("a probability from 0 to below 1", |x: f64| (0.0..1.0).contains(&x));
+        match fields.get("dropout").map(|node| (node, &node.value)) {
+            None => Ok(Dropout::None),
+            Some((_, Value::Integer(_) | Value::Float(_))) => {
+                Ok(fields.number("dropout", range, fits)?.map_or(Dropout::None, Dropout::Everywhere))
+            }
+            Some((_, Value::Table(entries))) => {
+                let place = fields.place.within("dropout");
+                let one = |e: &super::node::Entry| Ok((e.key.clone(), place.number(&e.key, &e.node, range, fits)?));
+                Ok(Dropout::ByName(entries.iter().map(one).collect::<Result<_>>()?))
+            }
+            Some((node, _)) => Err(fields.place.wrong("dropout", "a probability or a table of them", node)),
+        }
+    }
+}
+
+impl Schedule {
+    pub(super) fn read(fields: &Fields<'_>) -> Result<Schedule> {
+        fields.only(&["steps", "shape", "recover"])?;
+        Ok(Schedule {
+            steps: fields.integer("steps", 1)?.ok_or_else(|| fields.missing("steps", "in how many steps"))?,
+            shape: fields.choice("shape", &ScheduleShape::ALL, ScheduleShape::name)?.unwrap_or_default(),
+            recover: fields.integer("recover", 0)?.unwrap_or(0),
+        })
     }
 }
