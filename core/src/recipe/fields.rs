@@ -38,6 +38,15 @@ impl<'a> Place<'a> {
         Place { path: self.path, name }
     }
 
+    /// The table of a key: `[data]`, `[data.bleu]`, `stage 2: retrain`.
+    fn table(&self, key: &str) -> Place<'a> {
+        match self.name.strip_suffix(']') {
+            Some(outer) => Place { path: self.path, name: format!("{outer}.{key}]") },
+            None if self.name.is_empty() => self.within(format!("[{key}]")),
+            None => self.within(key),
+        }
+    }
+
     /// The path of a file that the recipe names, relative to the recipe's folder.
     pub fn resolve(&self, path: &str) -> PathBuf {
         self.path.parent().unwrap_or(Path::new("")).join(path)
@@ -132,7 +141,7 @@ impl<'a> Fields<'a> {
     /// The keys of a value that must be a table.
     pub fn of(place: &Place<'a>, key: &str, node: &'a Node) -> Result<Fields<'a>> {
         match &node.value {
-            Value::Table(entries) => Ok(Fields::new(place.within(key), node.line, entries)),
+            Value::Table(entries) => Ok(Fields::new(place.table(key), node.line, entries)),
             _ => Err(place.wrong(key, "a table", node)),
         }
     }

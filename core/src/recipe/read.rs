@@ -56,7 +56,7 @@ fn model(fields: &Fields<'_>) -> Result<ModelPaths> {
 
 fn classes(fields: &Fields<'_>) -> Result<Vec<(String, Vec<String>)>> {
     let Some(table) = fields.table("classes")? else { return Ok(Vec::new()) };
-    let place = Place { path: table.place.path, name: "[classes]".into() };
+    let place = &table.place;
     table
         .entries()
         .iter()
