@@ -1,0 +1,236 @@
+//! An open model: one file, or the shards that an index names.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use compress_core::class::Roles;
+use compress_core::format::{CreateOptions, Sink, Source, SourceFile};
+use compress_core::stfile::{Entry, StFile, quoted};
+use compress_core::tensor::{TensorId, TensorInfo};
+use compress_core::{Error, Result};
+
+use crate::folder::{self, Extra};
+use crate::index::Index;
+use crate::pairs::{self, At, Pair};
+use crate::sink;
+
+/// Where a tensor's bytes are.
+#[derive(Clone, Copy, Debug)]
+pub enum Slot {
+    /// One entry.
+    Stored(At),
+    /// The product of two.
+    Pair {
+        /// `X_orig`.
+        orig: At,
+        /// `X_mask`.
+        mask: At,
+    },
+}
+
+impl Slot {
+    /// The shard that the tensor is written to.
+    pub fn shard(self) -> usize {
+        match self {
+            Slot::Stored((shard, _)) | Slot::Pair { orig: (shard, _), .. } => shard,
+        }
+    }
+}
+
+/// What a folder has beside its shards.
+#[derive(Debug)]
+pub struct Folder {
+    /// Where it is.
+    pub root: PathBuf,
+    /// Its index; none where the folder's only safetensors file is the model.
+    pub index: Option<Index>,
+    /// The files to carry along.
+    pub extras: Vec<Extra>,
+}
+
+/// An open model; clones share it.
+#[derive(Clone)]
+pub struct Model(pub Arc<Inner>);
+
+/// What the clones share.
+pub struct Inner {
+    /// The files of tensors, by name.
+    pub shards: Vec<StFile>,
+    /// One a tensor.
+    pub slots: Vec<Slot>,
+    /// One a tensor, sorted by shard, then position.
+    pub tensors: Vec<TensorInfo>,
+    /// Set for a folder.
+    pub folder: Option<Folder>,
+    /// The shards, then the index.
+    pub files: Vec<SourceFile>,
+    warnings: Vec<String>,
+}
+
+impl Inner {
+    /// The entry at a position.
+    pub fn entry(&self, at: At) -> &Entry {
+        &self.shards[at.0].entries()[at.1]
+    }
+
+    /// A pair's two sides.
+    pub fn pair(&self, orig: At, mask: At) -> Pair<'_> {
+        let side = |at: At| (&self.shards[at.0], self.entry(at));
+        Pair { orig: side(orig), mask: side(mask) }
+    }
+
+    /// A tensor as it is written when it is not packed; its position is yet to be set.
+    pub fn planned(&self, id: TensorId) -> Entry {
+        let (Slot::Stored(at) | Slot::Pair { orig: at, .. }) = self.slots[id];
+        Entry { name: self.tensors[id].name.clone(), ..self.entry(at).clone() }
+    }
+}
+
+impl Model {
+    /// Opens a file, a folder or an index, and checks all headers against each other.
+    pub fn open(path: &Path) -> Result<Model> {
+        let is_folder = path.is_dir();
+        let entry = if is_folder { folder::entry_file(path)? } else { path.to_path_buf() };
+        let mut warnings = Vec::new();
+        let is_index = entry.to_string_lossy().ends_with(crate::index::SUFFIX);
+        let index = if is_index { Some(Index::open(&entry)?) } else { None };
+        let shards = match &index {
+            None => vec![StFile::open(&entry)?],
+            Some(index) => open_shards(index, &mut warnings)?,
+        };
+        let mut files = Vec::new();
+        for path in shards.iter().map(StFile::path).chain(index.as_ref().map(|i| i.path.as_path())) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let bytes = std::fs::metadata(path).map_err(|e| Error::io("read", path, &e))?.len();
+            files.push(SourceFile { path: path.to_path_buf(), name, bytes });
+        }
+        let folder = if is_folder || index.is_some() {
+            let root = compress_core::files::folder_of(&entry).to_path_buf();
+            let own: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
+            let extras = folder::extras(&root, &own, &mut warnings)?;
+            Some(Folder { root, index, extras })
+        } else {
+            None
+        };
+        let (slots, tensors) = number(&shards, &mut warnings)?;
+        let inner = Inner { shards, slots, tensors, folder, files, warnings: Vec::new() };
+        if let Some(total) = inner.folder.as_ref().and_then(|f| f.index.as_ref()?.total_size) {
+            let right: u64 = inner.shards.iter().flat_map(|s| s.entries()).map(Entry::bytes).sum();
+            if total != right {
+                warnings.push(format!("the index says \"total_size\" {total}, the tensors have {right} bytes"));
+            }
+        }
+        Ok(Model(Arc::new(Inner { warnings, ..inner })))
+    }
+}
+
+/// Opens the shards of an index; each tensor must be where the index says.
+fn open_shards(index: &Index, warnings: &mut Vec<String>) -> Result<Vec<StFile>> {
+    let root = compress_core::files::folder_of(&index.path);
+    let place = format!("\"{}\"", index.path.display());
+    let names = index.shards();
+    let shards: Vec<StFile> =
+        names.iter().map(|n| StFile::open(&root.join(n)).map_err(|e| e.at(&place))).collect::<Result<_>>()?;
+    let mut wanted: Vec<(&String, &String)> = index.weight_map.iter().collect();
+    wanted.sort();
+    for (tensor, shard) in wanted {
+        let held = names.binary_search(shard).is_ok_and(|i| shards[i].entry(tensor).is_some());
+        if !held {
+            let text = format!("tensor {} is not in the shard {}", quoted(tensor), quoted(shard));
+            return Err(Error::failed(text).at(&place));
+        }
+    }
+    for (name, shard) in names.iter().zip(&shards) {
+        for tensor in shard.entries().iter().filter(|t| !index.weight_map.contains_key(&t.name)) {
+            warnings.push(format!("tensor {} of {} is not in the index", quoted(&tensor.name), quoted(name)));
+        }
+    }
+    Ok(shards)
+}
+
+/// Numbers the tensors in file order and joins pairs.
+fn number(shards: &[StFile], warnings: &mut Vec<String>) -> Result<(Vec<Slot>, Vec<TensorInfo>)> {
+    let mut by_name: HashMap<&str, At> = HashMap::new();
+    for (s, shard) in shards.iter().enumerate() {
+        for (e, entry) in shard.entries().iter().enumerate() {
+            if let Some((other, _)) = by_name.insert(&entry.name, (s, e)) {
+                let text = format!("the tensor is in \"{}\" too", shards[other].path().display());
+                return Err(Error::failed(text).at(shard.place(&entry.name)));
+            }
+        }
+    }
+    let pairs = pairs::find(shards, &by_name);
+    let masks: std::collections::HashSet<At> = pairs.values().map(|(_, mask)| *mask).collect();
+    let (mut slots, mut tensors) = (Vec::new(), Vec::new());
+    for (s, shard) in shards.iter().enumerate() {
+        for (e, entry) in shard.entries().iter().enumerate().filter(|(e, _)| !masks.contains(&(s, *e))) {
+            let mut info = TensorInfo {
+                name: entry.name.clone(),
+                shape: entry.shape.clone(),
+                dtype: entry.dtype.clone(),
+                elements: entry.elements,
+                stored_bytes: entry.bytes(),
+                file: s,
+                not_a_weight: None,
+            };
+            if let Some((name, mask)) = pairs.get(&(s, e)) {
+                info.name.clone_from(name);
+                info.stored_bytes += shards[mask.0].entries()[mask.1].bytes();
+                slots.push(Slot::Pair { orig: (s, e), mask: *mask });
+            } else {
+                slots.push(Slot::Stored((s, e)));
+            }
+            tensors.push(info);
+        }
+    }
+    if let Some(i) = slots.iter().position(|s| matches!(s, Slot::Pair { .. })) {
+        let name = &tensors[i].name;
+        let text = "of torch.nn.utils.prune read as the pruned tensors that they stand for, and written as such";
+        let example = format!(
+            "{} from {} and {}",
+            quoted(name),
+            quoted(&(name.clone() + "_orig")),
+            quoted(&(name.clone() + "_mask"))
+        );
+        warnings.push(format!("{} pairs {text}: {example}{}", pairs.len(), if pairs.len() > 1 { ", …" } else { "" }));
+    }
+    Ok((slots, tensors))
+}
+
+impl Source for Model {
+    fn format(&self) -> &'static str {
+        "safetensors"
+    }
+
+    fn files(&self) -> &[SourceFile] {
+        &self.0.files
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.0.tensors
+    }
+
+    fn read_at(&self, id: TensorId, offset: u64, out: &mut [u8]) -> Result<()> {
+        match self.0.slots[id] {
+            Slot::Stored(at) => self.0.shards[at.0].read_at(self.0.entry(at), offset, out),
+            Slot::Pair { orig, mask } => self.0.pair(orig, mask).read_at(offset, out),
+        }
+    }
+
+    fn roles(&self) -> Option<&Roles> {
+        None
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.0.warnings
+    }
+
+    fn create(&self, output: &Path, options: &CreateOptions) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(sink::ModelSink::create(self.clone(), output, options)?))
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
