@@ -4,6 +4,21 @@
 use serde::Serialize;
 use serde::ser::SerializeMap;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+pub use asked::asked;
+pub use render::{render, render_inspect};
+pub use table::Table;
+
+use crate::recipe::Recipe;
+
+mod asked;
+mod machine;
+mod render;
+mod table;
+
+#[cfg(test)]
+mod tests;
 
 /// The JSON report of a run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -157,7 +172,7 @@ pub struct StageClass {
 }
 
 /// A tensor that was left alone.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Untouched {
     /// Its name.
     pub tensor: String,
@@ -253,6 +268,71 @@ pub struct InspectTensor {
     /// How it is packed in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packed: Option<String>,
+}
+
+impl Report {
+    /// The report as a file: indented, keys always in the same order, a newline at the end.
+    pub fn to_json(&self) -> String {
+        json(self)
+    }
+}
+
+impl Inspect {
+    /// As a file: indented, keys always in the same order, a newline at the end.
+    pub fn to_json(&self) -> String {
+        json(self)
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("strings are the only keys, and memory the only sink");
+    text.push('\n');
+    text
+}
+
+impl Achieved {
+    /// With the fraction that follows; 0 of 0 is 0.
+    pub fn new(pruned: u64, newly: u64, prunable: u64) -> Achieved {
+        Achieved { pruned, newly, prunable, fraction: pruned as f64 / prunable.max(1) as f64 }
+    }
+}
+
+impl CompressReport {
+    /// This program on this machine with that recipe.
+    pub fn new(recipe: &Recipe) -> CompressReport {
+        CompressReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            recipe: recipe.text.clone(),
+            recipe_sha256: hex(&Sha256::digest(recipe.text.as_bytes())),
+            cpu: machine::cpu(),
+        }
+    }
+}
+
+/// The present time in UTC, as `written_at` has it: `2026-01-31T12:00:00Z`.
+pub fn now() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    machine::utc(since.map_or(0, |d| d.as_secs()))
+}
+
+/// The hash of a model from those of its files, (name, hash in hexadecimal digits): of one file its own, of several
+/// that of the lines `<sha256>  <name>\n` sorted by name.
+pub fn sha256_of_files(files: &[(String, String)]) -> Option<String> {
+    match files {
+        [] => None,
+        [(_, hash)] => Some(hash.clone()),
+        files => {
+            let mut sorted: Vec<_> = files.iter().collect();
+            sorted.sort();
+            let lines: String = sorted.iter().map(|(name, hash)| format!("{hash}  {name}\n")).collect();
+            Some(hex(&Sha256::digest(lines.as_bytes())))
+        }
+    }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Serialize for Metrics {

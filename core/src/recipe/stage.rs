@@ -177,6 +177,19 @@ pub enum Pattern {
     },
 }
 
+impl fmt::Display for Pattern {
+    /// As recipes spell it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pattern::Free => f.write_str("free"),
+            Pattern::NofM { n, m } => write!(f, "{n}:{m}"),
+            Pattern::Row => f.write_str("row"),
+            Pattern::Column => f.write_str("column"),
+            Pattern::Block { rows, cols } => write!(f, "{rows}x{cols}"),
+        }
+    }
+}
+
 /// A stage with `measure`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MeasureStage {
@@ -286,4 +299,18 @@ pub enum EncodeValues {
     Int8,
     /// A codebook of 2^bits values, bits = 1 to 8.
     Codebook(u8),
+}
+
+impl fmt::Display for EncodeValues {
+    /// As recipes spell it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EncodeValues::AsTheyAre => f.write_str("as they are"),
+            EncodeValues::F32 => f.write_str("f32"),
+            EncodeValues::F16 => f.write_str("f16"),
+            EncodeValues::Bf16 => f.write_str("bf16"),
+            EncodeValues::Int8 => f.write_str("int8"),
+            EncodeValues::Codebook(bits) => write!(f, "codebook:{bits}"),
+        }
+    }
 }

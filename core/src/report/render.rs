@@ -1,0 +1,223 @@
+//! The report for people.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::table::Table;
+use super::{ClassReport, Inspect, Metrics, Report, StageReport, Untouched};
+
+/// The report as text: the model, a line or more a stage, the classes, the output, the warnings.
+pub fn render(report: &Report) -> String {
+    let mut out = String::new();
+    let model = &report.model;
+    line(
+        &mut out,
+        format!(
+            "{} ({}): {} bytes, {} prunable weights of {} elements",
+            model.path, model.format, model.bytes, model.weights, model.elements
+        ),
+    );
+    // With a single stage the table of the classes at the end says all that the stage's own would.
+    let with_tables = report.stages.iter().filter(|s| !s.classes.is_empty()).count() > 1;
+    let mut shown: &[Untouched] = &[];
+    for (i, stage) in report.stages.iter().enumerate() {
+        line(&mut out, stage_line(i + 1, stage));
+        if with_tables && !stage.classes.is_empty() {
+            out.push_str(&stage_table(stage));
+        }
+        if stage.untouched != shown {
+            untouched(&mut out, &stage.untouched);
+            shown = &stage.untouched;
+        }
+        stage.warnings.iter().for_each(|text| line(&mut out, format!("warning: stage {}: {text}", i + 1)));
+    }
+    if !report.classes.is_empty() {
+        out.push('\n');
+        out.push_str(&class_table(&report.classes));
+    }
+    output(&mut out, report);
+    report.warnings.iter().for_each(|text| line(&mut out, format!("warning: {text}")));
+    out
+}
+
+fn line(out: &mut String, text: impl std::fmt::Display) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{text}");
+}
+
+fn output(out: &mut String, report: &Report) {
+    let Some(output) = &report.output else { return };
+    let (bytes, said) = match (output.bytes, output.predicted_bytes) {
+        (Some(bytes), _) => (bytes, "bytes"),
+        (None, Some(bytes)) => (bytes, "bytes predicted"),
+        (None, None) => return line(out, format!("\n{} ({})", output.path, output.format)),
+    };
+    let before = report.model.bytes;
+    let mut text = format!("\n{} ({}): {bytes} {said}", output.path, output.format);
+    if before > 0 && bytes > 0 {
+        let _ = write!(text, ", {} of the input", percent(bytes, before));
+        if bytes < before {
+            let _ = write!(text, " ({:.2}× smaller)", before as f64 / bytes as f64);
+        }
+    }
+    line(out, text);
+}
+
+/// `stage 1 magnitude, class-blind 80%: pruned 80 of 100 weights (80.00 %), 72 newly; 0.5 s`.
+fn stage_line(number: usize, stage: &StageReport) -> String {
+    let mut text = format!("stage {number} {}", stage.kind);
+    if !stage.name.is_empty() && stage.name != stage.kind {
+        let _ = write!(text, " {}", stage.name);
+    }
+    let mut asked = Vec::new();
+    for key in ["scheme", "amount", "pattern"] {
+        match stage.asked.get(key) {
+            Some(Value::String(word)) if word != "free" => asked.push(word.clone()),
+            Some(Value::Number(number)) => asked.push(number.to_string()),
+            Some(Value::Object(by_class)) => {
+                let entries = by_class.iter().map(|(glob, amount)| format!("{glob} {}", plain(amount)));
+                asked.push(entries.collect::<Vec<_>>().join(", "));
+            }
+            _ => {}
+        }
+    }
+    if !asked.is_empty() {
+        let _ = write!(text, ", {}", asked.join(" "));
+    }
+    let mut done = Vec::new();
+    if let Some(achieved) = &stage.achieved {
+        let count = match stage.asked.get("count").and_then(Value::as_u64) {
+            Some(count) if count != achieved.pruned => format!("asked for {count}, "),
+            _ => String::new(),
+        };
+        let share = percent(achieved.pruned, achieved.prunable);
+        done.push(format!(
+            "{count}pruned {} of {} weights ({share}), {} newly",
+            achieved.pruned, achieved.prunable, achieved.newly
+        ));
+    }
+    if let Some(metrics) = &stage.metrics {
+        done.push(metrics_text(metrics));
+    }
+    if let Some(seconds) = stage.seconds {
+        done.push(format!("{seconds:.1} s"));
+    }
+    if done.is_empty() { text } else { format!("{text}: {}", done.join("; ")) }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
+}
+
+fn metrics_text(metrics: &Metrics) -> String {
+    let list = |pairs: &[(String, f64)]| {
+        let one = |(name, value): &(String, f64)| match value.is_finite() {
+            true => format!("{name} {value:.4}"),
+            false => format!("{name} not finite"),
+        };
+        pairs.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    match metrics.test.is_empty() {
+        true => list(&metrics.validation),
+        false => format!("{}; test: {}", list(&metrics.validation), list(&metrics.test)),
+    }
+}
+
+fn stage_table(stage: &StageReport) -> String {
+    let mut table = Table::new(["class", "weights", "pruned", "share", "newly"]).indent(2);
+    for class in &stage.classes {
+        table.row([
+            class.name.clone(),
+            class.weights.to_string(),
+            class.pruned.to_string(),
+            percent(class.pruned, class.weights),
+            class.newly.map(|n| n.to_string()).unwrap_or_default(),
+        ]);
+    }
+    table.without_empty_columns().to_string()
+}
+
+fn class_table(classes: &[ClassReport]) -> String {
+    let mut table = Table::new(["class", "weights", "pruned", "share", "bytes before", "bytes after"]);
+    let mut row = |name: &str, weights, pruned, before: Option<u64>, after: Option<u64>| {
+        let number = |bytes: Option<u64>| bytes.map(|b| b.to_string()).unwrap_or_default();
+        table.row([
+            name.to_string(),
+            format!("{weights}"),
+            format!("{pruned}"),
+            percent(pruned, weights),
+            number(before),
+            number(after),
+        ]);
+    };
+    for c in classes {
+        row(&c.name, c.weights, c.pruned, c.bytes_before, c.bytes_after);
+    }
+    if classes.len() > 1 {
+        let sum = |of: fn(&ClassReport) -> Option<u64>| classes.iter().map(of).sum::<Option<u64>>();
+        let (weights, pruned) = (sum(|c| Some(c.weights)), sum(|c| Some(c.pruned)));
+        let (before, after) = (sum(|c| c.bytes_before), sum(|c| c.bytes_after));
+        row("total", weights.unwrap_or(0), pruned.unwrap_or(0), before, after);
+    }
+    table.without_empty_columns().to_string()
+}
+
+/// One line a reason, in the order in which the reasons first occur.
+fn untouched(out: &mut String, list: &[Untouched]) {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for one in list {
+        match reasons.iter_mut().find(|(reason, _)| *reason == one.reason) {
+            Some((_, tensors)) => tensors.push(&one.tensor),
+            None => reasons.push((&one.reason, vec![&one.tensor])),
+        }
+    }
+    for (reason, tensors) in reasons {
+        line(out, format!("  left alone ({reason}): {}", tensors.join(", ")));
+    }
+}
+
+/// `80.00 %`; of nothing, `-`.
+fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "-".into() } else { format!("{:.2} %", 100.0 * part as f64 / whole as f64) }
+}
+
+/// An inspected model as text: its classes with their sub-groups, then all tensors.
+pub fn render_inspect(inspect: &Inspect) -> String {
+    let mut out = String::new();
+    line(&mut out, format!("{} ({}): {} bytes", inspect.path, inspect.format, inspect.bytes));
+    let mut table = Table::new(["class", "weights", "zeros", "share"]);
+    for class in &inspect.classes {
+        let mut row = |name: String, weights: u64, zeros: u64| {
+            table.row([name, weights.to_string(), zeros.to_string(), percent(zeros, weights)]);
+        };
+        row(class.name.clone(), class.weights, class.zeros);
+        class.parts.iter().for_each(|part| row(format!("  {}", part.name), part.weights, part.zeros));
+    }
+    if !table.is_empty() {
+        let _ = write!(out, "\n{table}");
+    }
+    let mut table =
+        Table::new(["tensor", "shape", "dtype", "class", "zeros", "packed"]).left(1).left(2).left(3).left(5);
+    for tensor in &inspect.tensors {
+        let shape: Vec<_> = tensor.shape.iter().map(u64::to_string).collect();
+        let class = match (&tensor.class, &tensor.reason) {
+            (Some(class), _) => class.clone(),
+            (None, Some(reason)) => format!("- ({reason})"),
+            (None, None) => "-".into(),
+        };
+        table.row([
+            tensor.name.clone(),
+            format!("[{}]", shape.join(", ")),
+            tensor.dtype.clone(),
+            class,
+            tensor.zeros.map(|n| n.to_string()).unwrap_or_default(),
+            tensor.packed.clone().unwrap_or_default(),
+        ]);
+    }
+    if !table.is_empty() {
+        let _ = write!(out, "\n{}", table.without_empty_columns());
+    }
+    inspect.warnings.iter().for_each(|text| line(&mut out, format!("warning: {text}")));
+    out
+}
