@@ -3,6 +3,8 @@
 //! A format that has a graph gives [`Roles`]; for others they are made from the tensors' names
 //! ([`names::roles`]). The recipe's `[classes]` then overrides names.
 
+pub mod names;
+
 /// What each tensor is in the model, by [`crate::tensor::TensorId`].
 #[derive(Clone, Debug, Default)]
 pub struct Roles {

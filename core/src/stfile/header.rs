@@ -56,8 +56,11 @@ pub(super) fn length(file: &File, bytes: u64) -> std::io::Result<Result<u64, Str
     })
 }
 
+/// Pairs in the file's order.
+type Metadata = Vec<(String, String)>;
+
 /// Parses and checks a header before `payload` bytes of tensors; entries come sorted by position. Errors are sentences.
-pub(super) fn parse(text: &[u8], payload: u64) -> Result<(Vec<(String, String)>, Vec<Entry>), String> {
+pub(super) fn parse(text: &[u8], payload: u64) -> Result<(Metadata, Vec<Entry>), String> {
     if text.first() != Some(&b'{') {
         return Err("the header is no JSON object".into());
     }
@@ -157,7 +160,7 @@ fn contiguous(entries: &[Entry], payload: u64) -> Result<(), String> {
 }
 
 struct RawHeader {
-    metadata: Vec<(String, String)>,
+    metadata: Metadata,
     tensors: Vec<(String, RawEntry)>,
 }
 
