@@ -31,6 +31,28 @@ pub struct Card {
     pub options: &'static [OptionSpec],
 }
 
+impl Card {
+    /// To begin a CARD from: a method without options and evidence that scores each weight by itself, in units of its
+    /// own. Name, meaning, citation and equation are empty and must be given.
+    pub const SCORES_WEIGHTS: Card = Card {
+        name: "",
+        meaning: "",
+        citation: "",
+        equation: "",
+        reach: Reach::Weight,
+        scores: true,
+        encodes: false,
+        selects: false,
+        units: Units::Other,
+        random: false,
+        thread_safe: true,
+        evidence: &[],
+        options: &[],
+    };
+    /// To begin a CARD from: a method without options and evidence that encodes whole parts.
+    pub const ENCODES_PARTS: Card = Card { reach: Reach::Part, scores: false, encodes: true, ..Card::SCORES_WEIGHTS };
+}
+
 /// What a method must see at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reach {

@@ -33,6 +33,24 @@ pub struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
+    /// A whole part, row-major, of the class `"*"`: for tests and examples.
+    pub fn whole(name: &'a str, rows: usize, cols: usize, data: &'a [f32]) -> Part<'a> {
+        Part {
+            tensor: name,
+            name,
+            class: "*",
+            rows,
+            cols,
+            row_stride: cols,
+            col_stride: 1,
+            data,
+            first_row: 0,
+            first_element: 0,
+            part_rows: rows,
+            part_cols: cols,
+        }
+    }
+
     /// Weight (r, c).
     pub fn at(&self, r: usize, c: usize) -> f32 {
         self.data[r * self.row_stride + c * self.col_stride]
