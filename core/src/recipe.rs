@@ -12,6 +12,7 @@ pub use stage::{
     Amounts, EncodeLayout, EncodeStage, EncodeValues, Evaluate, Initialise, MeasureStage, MethodStage, Metric, Pattern,
     Scheme, Stage, StageKind,
 };
+pub use study::Study;
 pub use training::{Command, Decay, Dropout, OnViolation, Optimizer, Retrain, Schedule, ScheduleShape, Training};
 
 use crate::error::{Error, Result};
@@ -25,6 +26,7 @@ mod portable;
 mod read;
 mod read_stage;
 mod stage;
+pub mod study;
 mod training;
 
 #[cfg(test)]
@@ -97,6 +99,13 @@ impl ModelPaths {
     }
 }
 
+/// The text of a recipe or study. A recipe that cannot be read is a wrong command line.
+fn read_text(path: &Path, what: &str) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::usage(Error::io("read", path, &e).to_string()))?;
+    let not_text = |_| Error::usage(format!("{}: the file is not UTF-8 text, so it is no {what}", path.display()));
+    String::from_utf8(bytes).map_err(not_text)
+}
+
 impl Recipe {
     /// Reads a recipe from its text. `path` names it in errors, and its folder is what the paths within are relative to.
     pub fn parse(text: &str, path: &Path) -> Result<Recipe> {
@@ -106,10 +115,7 @@ impl Recipe {
 
     /// Reads a recipe from its file.
     pub fn load(path: &Path) -> Result<Recipe> {
-        let bytes = std::fs::read(path).map_err(|e| Error::usage(Error::io("read", path, &e).to_string()))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Error::usage(format!("{}: the file is not UTF-8 text, so it is no recipe", path.display())))?;
-        Recipe::parse(&text, path)
+        Recipe::parse(&read_text(path, "recipe")?, path)
     }
 
     /// The folder that the recipe stands in: what its paths and commands are relative to. Empty = the current one.

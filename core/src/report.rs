@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 pub use asked::asked;
+pub(crate) use asked::from_toml;
 pub use render::{render, render_inspect};
 pub use table::Table;
 

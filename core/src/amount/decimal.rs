@@ -74,7 +74,7 @@ impl Decimal {
         let mut carry = 0u128;
         for d in self.fraction.iter().rev() {
             carry += u128::from(*d) * u128::from(n);
-            if carry % 10 != 0 {
+            if !carry.is_multiple_of(10) {
                 return false;
             }
             carry /= 10;

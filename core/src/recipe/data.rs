@@ -1,6 +1,6 @@
 //! `[data]`: examples to evaluate on, to measure with and to train with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::fields::Fields;
 use super::node::Value;
@@ -25,6 +25,21 @@ pub struct Data {
     pub trim: bool,
     /// How to translate with the graph.
     pub bleu: Option<Bleu>,
+}
+
+impl Data {
+    /// All files that it names: inputs, none of which may be written.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let bleu = self
+            .bleu
+            .iter()
+            .flat_map(|b| [Some(&b.vocabulary), b.references.validation.as_ref(), b.references.test.as_ref()]);
+        [self.train.as_ref(), self.validation.as_ref(), self.test.as_ref()]
+            .into_iter()
+            .chain(bleu)
+            .flatten()
+            .map(PathBuf::as_path)
+    }
 }
 
 /// `[data.bleu]`: how to translate with the graph.
