@@ -136,7 +136,8 @@ impl Recipe {
     }
 
     /// The recipe in one canonical form without comments and with all paths cut to file names: the same on every
-    /// machine, and no folder of the user's in a file that travels.
+    /// machine, and no folder of the user's in a file that travels. For reading; files of one name in several folders are
+    /// one name here.
     pub fn portable_text(&self) -> Result<String> {
         portable::text(&self.text, &self.path)
     }
