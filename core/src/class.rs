@@ -5,6 +5,8 @@
 
 pub mod names;
 
+pub mod resolve;
+
 /// What each tensor is in the model, by [`crate::tensor::TensorId`].
 #[derive(Clone, Debug, Default)]
 pub struct Roles {

@@ -98,9 +98,7 @@ pub fn zero_where(width: usize, bytes: &mut [u8], prune: impl Fn(usize) -> bool)
 /// How many elements are zero (+0.0 or −0.0).
 pub fn count_zeros(dtype: &Dtype, bytes: &[u8]) -> u64 {
     let count = match dtype {
-        Dtype::F32 => {
-            bytes.as_chunks::<4>().0.iter().filter(|b| u32::from_le_bytes(**b) << 1 == 0).count()
-        }
+        Dtype::F32 => bytes.as_chunks::<4>().0.iter().filter(|b| u32::from_le_bytes(**b) << 1 == 0).count(),
         Dtype::Bf16 | Dtype::F16 => {
             bytes.as_chunks::<2>().0.iter().filter(|b| u16::from_le_bytes(**b) << 1 == 0).count()
         }

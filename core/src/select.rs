@@ -12,5 +12,5 @@
 mod key;
 mod rank;
 
-pub use key::{Cut, KeyCut, Norm, key, keys_of};
+pub use key::{Cut, KeyCut, Norm, key, keys_of, score_of};
 pub use rank::{KeyBlock, KeyStream, Selected, select};

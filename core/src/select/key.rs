@@ -22,7 +22,11 @@ pub fn keys_of(values: &[f32], scores: &[f32], out: &mut [u32]) -> Option<usize>
     values.iter().zip(scores).position(|(v, s)| !v.is_finite() || !s.is_finite())
 }
 
-fn score_of(key: u32) -> f32 {
+/// The score of a key; 0 for a weight that is zero already.
+pub fn score_of(key: u32) -> f32 {
+    if key == 0 {
+        return 0.0;
+    }
     f32::from_bits(if key & 0x8000_0000 != 0 { key ^ 0x8000_0000 } else { !key })
 }
 

@@ -185,14 +185,7 @@ struct Bin {
 }
 
 impl Pass {
-    fn run(
-        stream: &dyn KeyStream,
-        low: u64,
-        high: u64,
-        guess: u64,
-        collect: bool,
-        limits: Limits,
-    ) -> Result<Pass> {
+    fn run(stream: &dyn KeyStream, low: u64, high: u64, guess: u64, collect: bool, limits: Limits) -> Result<Pass> {
         let span = high - low;
         let shift = (64 - span.leading_zeros()).saturating_sub(limits.bins_log2);
         let bins = if collect { 0 } else { (span >> shift) as usize + 1 };
@@ -293,7 +286,9 @@ impl Pass {
 }
 
 fn changed() -> Error {
-    Error::failed("the scores changed between two passes: the input was modified meanwhile, or the method is not deterministic")
+    Error::failed(
+        "the scores changed between two passes: the input was modified meanwhile, or the method is not deterministic",
+    )
 }
 
 /// Index within the block of the `rank`-th (from 1) weight of an order.
@@ -440,8 +435,7 @@ mod tests {
         let mut got = Vec::new();
         for ((block, keys), pruned) in stream.blocks.iter().zip(&stream.keys).zip(&selected.pruned) {
             let cut = selected.cut.for_norm(block.norm);
-            let flags: Vec<bool> =
-                keys.iter().enumerate().map(|(i, k)| cut.goes(*k, block.first + i as u64)).collect();
+            let flags: Vec<bool> = keys.iter().enumerate().map(|(i, k)| cut.goes(*k, block.first + i as u64)).collect();
             assert_eq!(flags.iter().filter(|f| **f).count() as u64, *pruned);
             got.extend(flags);
         }

@@ -1,0 +1,19 @@
+//! The methods and formats that are built in. They come through the same doors as any other.
+
+use compress_core::error::Result;
+use compress_core::format::Format;
+use compress_core::registry::Registry;
+
+/// All formats.
+pub fn formats() -> [&'static dyn Format; 2] {
+    [&compress_onnx::Onnx, &compress_safetensors::Safetensors]
+}
+
+/// All built-in methods.
+pub fn registry() -> Result<Registry> {
+    let mut registry = Registry::new();
+    for entry in [&compress_magnitude::ENTRY] {
+        registry.add_builtin(entry)?;
+    }
+    Ok(registry)
+}

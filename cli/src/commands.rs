@@ -1,0 +1,189 @@
+//! One function a command: arguments in, core called, result printed.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use compress_core::class::resolve::ClassMap;
+use compress_core::drive::{self, RunOptions};
+use compress_core::error::{Error, Result, did_you_mean};
+use compress_core::format::OpenOptions;
+use compress_core::inspect;
+use compress_core::mask;
+use compress_core::model::Model;
+use compress_core::plan::{Plan, Setup};
+use compress_core::progress::{Progress, Silent, Watch};
+use compress_core::recipe::Recipe;
+use compress_core::registry::{self, Registry};
+use compress_core::report;
+
+use crate::args::{Args, Command, GeneralArgs, MaskArgs, MaskCommand, OpenArgs, PluginArgs, PluginCommand, RunArgs};
+use crate::bar::Bar;
+use crate::{builtin, emit};
+
+static CANCELLED: AtomicBool = AtomicBool::new(false);
+
+/// Does what the command line says.
+pub fn dispatch(args: Args) -> Result<()> {
+    match args.command {
+        None => run(&args.run),
+        Some(Command::Run(args)) => run(&args),
+        Some(Command::Check { recipe, plugins, open }) => check(&recipe, &plugins, &open),
+        Some(Command::Inspect { model, json, open, general }) => inspect(&model, json, &open, &general),
+        Some(Command::Mask { operation }) => masks(operation),
+        Some(Command::Methods { name, json, plugins }) => methods(name.as_deref(), json, &plugins),
+        Some(Command::Plugin { operation: PluginCommand::New { name } }) => {
+            let made = registry::scaffold::new_plugin(&name, Path::new("."))?;
+            emit(&made)
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> Result<()> {
+    let path = args.recipe.as_deref().ok_or_else(|| Error::usage("a recipe is missing: compress pipeline.toml"))?;
+    if args.resume || args.finish {
+        return Err(Error::usage(format!(
+            "--resume and --finish go on with an interrupted retraining, which version {} does not have yet",
+            env!("CARGO_PKG_VERSION")
+        )));
+    }
+    let recipe = load(path)?;
+    let registry = registry_for(Some(&recipe), &args.plugins)?;
+    let formats = builtin::formats();
+    let setup = Setup { formats: &formats, registry: &registry, open: open_options(&args.open), force: args.force };
+    prepare(&args.general)?;
+    let bar = progress(&args.general);
+    let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };
+    let plan = Plan::new(&setup, &recipe, true)?;
+    if let Some(report) = &args.report {
+        check_report_path(report, &plan)?;
+    }
+    let options = RunOptions { dry_run: args.dry_run, force: args.force, report: args.report.clone() };
+    let report = drive::run(&plan, &options, watch).inspect_err(|_| bar.end())?;
+    for warning in report.warnings.iter().chain(report.stages.iter().flat_map(|s| &s.warnings)) {
+        eprintln!("warning: {warning}");
+    }
+    if args.general.quiet { Ok(()) } else { emit(&report::render(&report)) }
+}
+
+fn check_report_path(report: &Path, plan: &Plan<'_>) -> Result<()> {
+    let inputs = plan.model.files().map(|f| f.path.as_path()).chain([plan.recipe.path.as_path()]);
+    compress_core::files::refuse_if_input(report, inputs).map_err(|e| e.at("--report"))?;
+    let folder = compress_core::files::folder_of(report);
+    if !folder.is_dir() {
+        return Err(Error::usage(format!("--report: the folder \"{}\" does not exist", folder.display())));
+    }
+    Ok(())
+}
+
+fn check(path: &Path, plugins: &PluginArgs, open: &OpenArgs) -> Result<()> {
+    let recipe = load(path)?;
+    let registry = registry_for(Some(&recipe), plugins)?;
+    let formats = builtin::formats();
+    let setup = Setup { formats: &formats, registry: &registry, open: open_options(open), force: true };
+    let plan = Plan::new(&setup, &recipe, true)?;
+    emit(&plan.describe())
+}
+
+fn inspect(paths: &[PathBuf], json: bool, open: &OpenArgs, general: &GeneralArgs) -> Result<()> {
+    prepare(general)?;
+    let formats = builtin::formats();
+    let model = Model::open(&formats, paths, &open_options(open))?;
+    let map = ClassMap::resolve(model.tensors(), model.roles(), &[], false)?;
+    let bar = progress(general);
+    let found = inspect::inspect(&model, &map, Watch { progress: bar.as_ref(), cancelled: &CANCELLED })
+        .inspect_err(|_| bar.end())?;
+    emit(&if json { found.to_json() } else { report::render_inspect(&found) })
+}
+
+fn masks(operation: MaskCommand) -> Result<()> {
+    let (args, what): (MaskArgs, mask::Algebra) = match operation {
+        MaskCommand::And(args) => (args, mask::Algebra::And),
+        MaskCommand::Or(args) => (args, mask::Algebra::Or),
+        MaskCommand::Diff(args) => (args, mask::Algebra::Diff),
+        MaskCommand::Overlap(args) => return overlap(&args),
+    };
+    let output = args.output.as_deref().ok_or_else(|| Error::usage("-o is missing: where to write the mask"))?;
+    if output.exists() && !args.force {
+        return Err(Error::usage(format!("\"{}\" exists already; --force replaces it", output.display())));
+    }
+    emit(&mask::combine(what, &args.a, &args.b, output)?.to_string())
+}
+
+fn overlap(args: &MaskArgs) -> Result<()> {
+    if args.output.is_some() {
+        return Err(Error::usage("overlap prints figures and writes no mask; leave -o out"));
+    }
+    emit(&mask::overlap(&args.a, &args.b)?.to_string())
+}
+
+fn methods(name: Option<&str>, json: bool, plugins: &PluginArgs) -> Result<()> {
+    let registry = registry_for(None, plugins)?;
+    match (name, json) {
+        (None, false) => emit(&registry::print::list(&registry)),
+        (Some(name), false) => emit(&registry::print::detail(registry.get(name)?)),
+        (None, true) => emit(&pretty(&registry::print::json(&registry))),
+        (Some(name), true) => emit(&pretty(&registry::print::json_of(registry.get(name)?))),
+    }
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+/// Reads the recipe; a word that is no file may be a mistyped command.
+fn load(path: &Path) -> Result<Recipe> {
+    if !path.exists() && path.extension().is_none() {
+        let commands = ["run", "check", "inspect", "evaluate", "compare", "decompress", "mask", "methods", "plugin"];
+        let word = path.display().to_string();
+        let hint = did_you_mean(&word, commands);
+        return Err(Error::usage(format!(
+            "\"{word}\" is neither a command nor a recipe that exists{hint}; see compress --help"
+        )));
+    }
+    Recipe::load(path)
+}
+
+/// The built-in methods, those of the recipe, and those of the command line.
+fn registry_for(recipe: Option<&Recipe>, plugins: &PluginArgs) -> Result<Registry> {
+    let mut registry = builtin::registry()?;
+    if let Some(recipe) = recipe {
+        for library in &recipe.plugins.libraries {
+            registry.load_library(library)?;
+        }
+        let folder = match recipe.folder() {
+            folder if folder.as_os_str().is_empty() => Path::new("."),
+            folder => folder,
+        };
+        for (name, argv) in &recipe.plugins.programs {
+            registry.add_program(name, argv, folder, recipe.plugins.timeout)?;
+        }
+    }
+    for library in &plugins.plugin {
+        registry.load_library(library)?;
+    }
+    Ok(registry)
+}
+
+fn open_options(args: &OpenArgs) -> OpenOptions {
+    OpenOptions { follow_links: args.follow_links, max_expand: args.max_expand }
+}
+
+/// Threads, and Ctrl-C: the first asks the run to stop, the second ends it at once.
+fn prepare(general: &GeneralArgs) -> Result<()> {
+    let threads = general.threads.map_or(0, usize::from);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|e| Error::failed(format!("cannot start threads: {e}")))?;
+    ctrlc::set_handler(|| {
+        if CANCELLED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })
+    .map_err(|e| Error::failed(format!("cannot handle Ctrl-C: {e}")))
+}
+
+fn progress(general: &GeneralArgs) -> Box<dyn Progress> {
+    if general.quiet || !std::io::stderr().is_terminal() { Box::new(Silent) } else { Box::new(Bar::default()) }
+}

@@ -1,0 +1,337 @@
+//! The run: stages in the order of the file, then masks, report and model, each whole or not at all.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::files::clean_stale;
+use crate::format::CreateOptions;
+use crate::hash;
+use crate::inspect::tensor_names;
+use crate::mask::{MaskFile, MaskWriter};
+use crate::output::{self, Written};
+use crate::plan::{Plan, PruneWork, Work};
+use crate::progress::Watch;
+use crate::prune::{PartCount, Pruned, Pruning};
+use crate::report::{
+    self, Achieved, ClassReport, CompressReport, ModelReport, OutputReport, Report, StageClass, StageReport, Untouched, asked,
+};
+use crate::tensor::TensorId;
+use crate::weights::{Bits, Rule, Scoring, Weights};
+
+/// How to run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Decide everything, write nothing.
+    pub dry_run: bool,
+    /// Replace what is there.
+    pub force: bool,
+    /// Where the JSON report goes; hashes are computed only then.
+    pub report: Option<PathBuf>,
+}
+
+/// Runs a plan to its end.
+pub fn run(plan: &Plan<'_>, options: &RunOptions, watch: Watch<'_>) -> Result<Report> {
+    if !options.dry_run {
+        plan.clean()?;
+    }
+    std::thread::scope(|scope| {
+        // The input's hash is computed beside the work, and only for a report.
+        let hashing = (options.report.is_some() && !options.dry_run)
+            .then(|| scope.spawn(|| hash::model_sha256(plan.model.files().map(|f| (f.name.as_str(), f.path.as_path())), watch)));
+        let mut run = Run::new(plan, options, watch);
+        run.stages()?;
+        if options.dry_run {
+            run.predict();
+            return Ok(run.report);
+        }
+        let written = run.write()?;
+        let masks = run.masks()?;
+        if let Some(hashing) = hashing {
+            run.report.model.sha256 = hashing.join().map_err(|_| Error::failed("hashing the input failed"))??;
+        }
+        run.commit(written, masks)?;
+        Ok(run.report)
+    })
+}
+
+impl Plan<'_> {
+    /// Removes what killed runs with the same output left behind.
+    fn clean(&self) -> Result<()> {
+        for path in [&self.recipe.output, &self.recipe.mask].into_iter().flatten() {
+            clean_stale(path)?;
+        }
+        Ok(())
+    }
+}
+
+struct Run<'p> {
+    plan: &'p Plan<'p>,
+    options: &'p RunOptions,
+    watch: Watch<'p>,
+    weights: Weights<'p>,
+    /// Pruned weights of each part, where a stage or the masks of the recipe have counted them.
+    pruned: Vec<Option<u64>>,
+    report: Report,
+}
+
+impl<'p> Run<'p> {
+    fn new(plan: &'p Plan<'p>, options: &'p RunOptions, watch: Watch<'p>) -> Run<'p> {
+        let model = &plan.model;
+        let mut weights = Weights::new(model);
+        if let Some(masks) = &plan.from {
+            for (id, info) in model.tensors().iter().enumerate() {
+                if masks.has(&info.name) && !plan.map.part_range(id).is_empty() {
+                    let bits = MaskBits { file: masks.clone(), name: info.name.clone() };
+                    weights.tensors[id].rules.push(Rule::Bits(Arc::new(bits)));
+                }
+            }
+        }
+        let report = Report {
+            model: ModelReport {
+                path: model.paths().iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
+                format: model.format().into(),
+                files: model.files().map(|f| f.name.clone()).collect(),
+                sha256: None,
+                bytes: model.bytes(),
+                weights: plan.map.weights(),
+                elements: model.tensors().iter().map(|t| t.elements).sum(),
+            },
+            warnings: plan.warnings.clone(),
+            dry_run: options.dry_run,
+            compress: CompressReport::new(plan.recipe),
+            ..Report::default()
+        };
+        Run { plan, options, watch, weights, pruned: vec![None; plan.map.parts.len()], report }
+    }
+
+    fn stages(&mut self) -> Result<()> {
+        let plan = self.plan;
+        for planned in &plan.stages {
+            self.watch.check()?;
+            let started = Instant::now();
+            let place = |e: Error| e.at(planned.stage).at(plan.recipe.path.display());
+            let mut report = match &planned.work {
+                Work::Prune(work) => self.prune(work, plan.recipe.seed_of(planned.stage)).map_err(place)?,
+            };
+            report.kind = planned.stage.kind_name().into();
+            report.name = planned.stage.name();
+            let mut given = asked(planned.stage);
+            given.extend(std::mem::take(&mut report.asked));
+            report.asked = given;
+            report.seconds = Some(started.elapsed().as_secs_f64());
+            self.report.stages.push(report);
+        }
+        Ok(())
+    }
+
+    fn prune(&mut self, work: &PruneWork<'_>, seed: u64) -> Result<StageReport> {
+        let card = work.method.card();
+        let instance = work.method.create(&work.options, seed)?;
+        let kinds = card.evidence.iter().map(|(kind, _)| *kind).collect();
+        let scoring = Scoring { instance, evidence: work.evidence.clone().map(|file| (file, kinds)) };
+        let job = Pruning {
+            weights: &self.weights,
+            map: &self.plan.map,
+            stage: work.stage,
+            scoring: Arc::new(scoring),
+            reach: card.reach,
+            units: card.units,
+            output: self.plan.recipe.output()?,
+            watch: self.watch,
+        };
+        let pruned = job.run()?;
+        for count in &pruned.parts {
+            self.pruned[count.part] = Some(count.pruned);
+        }
+        let report = self.stage_report(work, &pruned);
+        for (tensor, rule) in pruned.rules {
+            self.weights.tensors[tensor].rules.push(rule);
+        }
+        Ok(report)
+    }
+
+    fn stage_report(&self, work: &PruneWork<'_>, done: &Pruned) -> StageReport {
+        let map = &self.plan.map;
+        let sum = |f: fn(&PartCount) -> u64| done.parts.iter().map(f).sum::<u64>();
+        let (weights, pruned, before) = (sum(|p| p.weights), sum(|p| p.pruned), sum(|p| p.before));
+        let mut classes: Vec<StageClass> = Vec::new();
+        for (index, class) in map.classes.iter().enumerate() {
+            let mine: Vec<&PartCount> = done.parts.iter().filter(|p| map.parts[p.part].class == index).collect();
+            if !mine.is_empty() {
+                let pruned = mine.iter().map(|p| p.pruned).sum();
+                classes.push(StageClass {
+                    name: class.name.clone(),
+                    weights: mine.iter().map(|p| p.weights).sum(),
+                    pruned,
+                    newly: Some(pruned - mine.iter().map(|p| p.before).sum::<u64>()),
+                });
+            }
+        }
+        let mut asked = serde_json::Map::new();
+        if let Some(count) = done.asked {
+            asked.insert("count".into(), count.into());
+        }
+        StageReport {
+            asked,
+            achieved: Some(Achieved::new(pruned, pruned - before, weights)),
+            classes,
+            untouched: self.untouched(work, done),
+            warnings: done.warnings.clone(),
+            ..StageReport::default()
+        }
+    }
+
+    /// Every tensor that the stage left alone, with the reason, in file order.
+    fn untouched(&self, work: &PruneWork<'_>, done: &Pruned) -> Vec<Untouched> {
+        let map = &self.plan.map;
+        let mut reasons: Vec<(TensorId, String)> = map.untouched.clone();
+        let touched: std::collections::BTreeSet<TensorId> = done.parts.iter().map(|p| map.parts[p.part].tensor).collect();
+        let mut others: Vec<TensorId> = map.parts.iter().map(|p| p.tensor).filter(|t| !touched.contains(t)).collect();
+        others.dedup();
+        for tensor in others {
+            let class = map.class_of_tensor(tensor).unwrap_or_default();
+            let reason = if done.without_amount.iter().any(|p| map.parts[*p].tensor == tensor) {
+                format!("its class \"{class}\" has no amount")
+            } else {
+                format!("its class \"{class}\" is not among the stage's classes ({})", work.stage.classes.join(", "))
+            };
+            reasons.push((tensor, reason));
+        }
+        reasons.sort();
+        let tensors = self.plan.model.tensors();
+        reasons.into_iter().map(|(id, reason)| Untouched { tensor: tensors[id].name.clone(), reason }).collect()
+    }
+
+    /// What a dry run knows of the result.
+    fn predict(&mut self) {
+        let bytes = self.plan.model.bytes();
+        self.report.output = self.plan.recipe.output.as_ref().map(|path| OutputReport {
+            path: path.display().to_string(),
+            format: self.plan.model.format().into(),
+            predicted_bytes: Some(bytes),
+            ..OutputReport::default()
+        });
+        let stored: Vec<u64> = self.plan.model.tensors().iter().map(|t| t.stored_bytes).collect();
+        let pruned = self.pruned.iter().map(|p| p.unwrap_or(0)).collect::<Vec<_>>();
+        self.report.classes = self.class_reports(&pruned, &stored);
+    }
+
+    fn write(&mut self) -> Result<Written> {
+        let recipe = self.plan.recipe;
+        let options = CreateOptions {
+            force: self.options.force,
+            recipe: None,
+            expected_bytes: Some(self.plan.model.bytes()),
+        };
+        let written = output::write(&self.weights, &self.plan.map, recipe.output()?, &options, self.watch)?;
+        for (part, meant) in self.pruned.iter().enumerate() {
+            if let Some(meant) = meant
+                && *meant != written.zeros[part]
+            {
+                return Err(Error::failed(format!(
+                    "\"{}\": {} zeros were read again where {meant} were meant; nothing was put under the output's name",
+                    self.plan.map.parts[part].name, written.zeros[part]
+                )));
+            }
+        }
+        self.report.classes = self.class_reports(&written.zeros, &written.stored_bytes);
+        Ok(written)
+    }
+
+    fn class_reports(&self, pruned: &[u64], stored: &[u64]) -> Vec<ClassReport> {
+        let (map, model) = (&self.plan.map, &self.plan.model);
+        map.classes
+            .iter()
+            .map(|class| {
+                // Bytes of a tensor that holds parts of several classes are shared out by weights.
+                let bytes = |of: &dyn Fn(TensorId) -> u64| {
+                    class
+                        .parts
+                        .iter()
+                        .map(|p| {
+                            let part = &map.parts[*p];
+                            let whole = model.tensors()[part.tensor].elements.max(1);
+                            (u128::from(of(part.tensor)) * u128::from(part.spec.weights()) / u128::from(whole)) as u64
+                        })
+                        .sum()
+                };
+                ClassReport {
+                    name: class.name.clone(),
+                    weights: class.weights,
+                    pruned: class.parts.iter().map(|p| pruned[*p]).sum(),
+                    bytes_before: Some(bytes(&|t| model.tensors()[t].stored_bytes)),
+                    bytes_after: Some(bytes(&|t| stored[t])),
+                    tensors: tensor_names(model, map, &class.parts),
+                }
+            })
+            .collect()
+    }
+
+    /// Writes the masks of all tensors that a stage or the recipe's masks have pruned: 1 where the weight is not zero.
+    fn masks(&mut self) -> Result<Option<MaskWriter>> {
+        let Some(path) = &self.plan.recipe.mask else { return Ok(None) };
+        let tensors = self.plan.model.tensors();
+        let ids: Vec<TensorId> = (0..tensors.len()).filter(|id| !self.weights.is_unchanged(*id)).collect();
+        let shapes: Vec<(String, Vec<u64>)> =
+            ids.iter().map(|id| (tensors[*id].name.clone(), tensors[*id].shape.clone())).collect();
+        let mut writer = MaskWriter::create(path, &shapes)?;
+        for (index, id) in ids.iter().enumerate() {
+            writer.write(index, &mut |first, out| self.weights.nonzero_bits(*id, first, out))?;
+        }
+        self.report.mask = Some(path.display().to_string());
+        writer.sync()?;
+        Ok(Some(writer))
+    }
+
+    /// Masks and report first, then the model: its rename is the moment at which the run has happened.
+    fn commit(&mut self, written: Written, masks: Option<MaskWriter>) -> Result<()> {
+        let recipe = self.plan.recipe;
+        let output = recipe.output()?;
+        let files = written.files();
+        let mut report = OutputReport {
+            path: output.display().to_string(),
+            format: self.plan.model.format().into(),
+            files: files.iter().map(|f| f.name.clone()).collect(),
+            sha256: None,
+            bytes: Some(written.bytes()),
+            predicted_bytes: Some(self.plan.model.bytes()),
+        };
+        if self.options.report.is_some() {
+            let named = files.iter().map(|f| (f.name.as_str(), f.path.as_path()));
+            report.sha256 = hash::model_sha256(named, self.watch)?;
+        }
+        self.report.output = Some(report);
+        self.watch.check()?;
+        if let Some(masks) = masks {
+            masks.commit()?;
+        }
+        if let Some(path) = &self.options.report {
+            self.report.written_at = report::now();
+            write_report(path, &self.report.to_json())?;
+        }
+        written.commit()
+    }
+}
+
+/// Writes a text file, whole or not at all.
+pub fn write_report(path: &Path, text: &str) -> Result<()> {
+    clean_stale(path)?;
+    let temp = crate::files::TempFile::create(path)?;
+    temp.write_all_at(text.as_bytes(), 0)?;
+    temp.sync()?;
+    temp.persist(path)
+}
+
+/// The recipe's masks as bits.
+struct MaskBits {
+    file: Arc<MaskFile>,
+    name: String,
+}
+
+impl Bits for MaskBits {
+    fn read(&self, first: u64, out: &mut [u8]) -> Result<()> {
+        self.file.read_bits(&self.name, first, out)
+    }
+}

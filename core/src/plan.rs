@@ -1,0 +1,349 @@
+//! The plan: the recipe with everything resolved and checked, nothing done yet. Whatever can be refused is refused
+//! here, before a byte is written.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use compress_sdk::{Options, card::Need};
+
+use crate::class::resolve::ClassMap;
+use crate::error::{Error, Result};
+use crate::evidence::EvidenceFile;
+use crate::files::refuse_if_input;
+use crate::format::{Format, OpenOptions};
+use crate::mask::MaskFile;
+use crate::model::Model;
+use crate::population::Populations;
+use crate::recipe::{Amounts, MethodStage, ModelPaths, Pattern, Recipe, Stage, StageKind};
+use crate::registry::{Registered, Registry};
+
+/// What a plan is made with.
+pub struct Setup<'a> {
+    /// All formats.
+    pub formats: &'a [&'a dyn Format],
+    /// All methods.
+    pub registry: &'a Registry,
+    /// How to open models.
+    pub open: OpenOptions,
+    /// Replace an existing output.
+    pub force: bool,
+}
+
+/// A recipe with everything resolved.
+pub struct Plan<'a> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// The model.
+    pub model: Model,
+    /// Its classes.
+    pub map: ClassMap,
+    /// Masks of weights that are pruned already.
+    pub from: Option<Arc<MaskFile>>,
+    /// The stages.
+    pub stages: Vec<Planned<'a>>,
+    /// Warnings for the reader.
+    pub warnings: Vec<String>,
+}
+
+/// A stage with what it needs.
+pub struct Planned<'a> {
+    /// The stage.
+    pub stage: &'a Stage,
+    /// What it does.
+    pub work: Work<'a>,
+}
+
+/// What a planned stage does.
+pub enum Work<'a> {
+    /// Prunes by a method's scores.
+    Prune(PruneWork<'a>),
+}
+
+/// A pruning stage with what it needs.
+pub struct PruneWork<'a> {
+    /// The stage as written.
+    pub stage: &'a MethodStage,
+    /// The method.
+    pub method: &'a Registered,
+    /// Its options, checked.
+    pub options: Options,
+    /// Evidence for it.
+    pub evidence: Option<Arc<EvidenceFile>>,
+    /// Parts that it works on.
+    pub parts: Vec<usize>,
+}
+
+impl<'a> Plan<'a> {
+    /// Opens the model (headers only) and checks every stage. `writes` says whether the recipe's output is meant to
+    /// be written.
+    pub fn new(setup: &Setup<'a>, recipe: &'a Recipe, writes: bool) -> Result<Plan<'a>> {
+        let model = open_model(setup, recipe)?;
+        if writes {
+            check_outputs(setup, recipe, &model)?;
+        }
+        let map = ClassMap::resolve(model.tensors(), model.roles(), &recipe.classes, recipe.include_1d)?;
+        let from = match &recipe.from {
+            Some(path) => Some(Arc::new(open_masks(path, &model)?)),
+            None => None,
+        };
+        let mut plan =
+            Plan { recipe, warnings: model.warnings().cloned().collect(), model, map, from, stages: Vec::new() };
+        for stage in &recipe.stages {
+            let work = plan.work(setup, stage).map_err(|e| e.at(stage).at(recipe.path.display()))?;
+            plan.stages.push(Planned { stage, work });
+        }
+        Ok(plan)
+    }
+
+    fn work(&mut self, setup: &Setup<'a>, stage: &'a Stage) -> Result<Work<'a>> {
+        match &stage.kind {
+            StageKind::Method(method) => self.prune(setup, method),
+            _ => Err(Error::usage(format!(
+                "stages of kind \"{}\" are not built yet in version {}; the method stages work",
+                stage.kind_name(),
+                env!("CARGO_PKG_VERSION")
+            ))),
+        }
+    }
+
+    fn prune(&mut self, setup: &Setup<'a>, stage: &'a MethodStage) -> Result<Work<'a>> {
+        let method = setup.registry.get(&stage.method)?;
+        let card = method.card();
+        let options = method.check_options(&stage.options)?;
+        let parts = self.map.select(&stage.classes)?;
+        if !card.scores || card.selects {
+            return Err(Error::usage(format!(
+                "\"{}\" encodes parts anew, which is not built yet in version {}; methods that score weights work",
+                card.name,
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        if stage.schedule.is_some() || stage.retrain.is_some() {
+            return Err(Error::usage(format!(
+                "retraining is not built yet in version {}; leave \"retrain\" and \"schedule\" out",
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        match (&stage.pattern, &stage.amount) {
+            (Pattern::NofM { .. }, _) => {}
+            (_, None) => {
+                return Err(Error::usage("\"amount\" is missing: how much to prune, such as \"80%\""));
+            }
+            (_, Some(amounts)) => {
+                if sizes(amounts) {
+                    return Err(Error::usage(format!(
+                        "an amount in bytes needs packed encodings, which are not built yet in version {}; give a \
+                         share such as \"80%\"",
+                        env!("CARGO_PKG_VERSION")
+                    )));
+                }
+                Populations::new(&self.map, &parts, stage.scheme, amounts)?;
+            }
+        }
+        check_allow_empty(stage, &self.model)?;
+        let evidence = self.evidence(method, &parts)?;
+        Ok(Work::Prune(PruneWork { stage, method, options, evidence, parts }))
+    }
+
+    fn evidence(&self, method: &Registered, parts: &[usize]) -> Result<Option<Arc<EvidenceFile>>> {
+        let card = method.card();
+        if card.evidence.is_empty() {
+            return Ok(None);
+        }
+        let Some(path) = &self.recipe.evidence else {
+            return match card.evidence.iter().find(|(_, need)| *need == Need::Required) {
+                Some((kind, _)) => Err(Error::usage(format!(
+                    "\"{}\" needs evidence \"{}\": name a file by \"evidence\" that has it",
+                    card.name,
+                    kind.name()
+                ))),
+                None => Ok(None),
+            };
+        };
+        let file = EvidenceFile::open(path, self.model.tensors())?;
+        for (kind, _) in card.evidence.iter().filter(|(_, need)| *need == Need::Required) {
+            for part in parts {
+                let name = &self.model.tensors()[self.map.parts[*part].tensor].name;
+                if !file.has(name, *kind) {
+                    return Err(Error::usage(format!(
+                        "\"{}\" needs evidence \"{}\" for \"{name}\", which \"{}\" does not have; measure it, or leave \
+                         the tensor out by \"classes\"",
+                        card.name,
+                        kind.name(),
+                        path.display()
+                    )));
+                }
+            }
+        }
+        Ok(Some(Arc::new(file)))
+    }
+}
+
+fn sizes(amounts: &Amounts) -> bool {
+    match amounts {
+        Amounts::All(amount) => amount.is_size(),
+        Amounts::ByClass(list) => list.iter().any(|(_, a)| a.is_size()),
+    }
+}
+
+fn check_allow_empty(stage: &MethodStage, model: &Model) -> Result<()> {
+    for pattern in &stage.allow_empty {
+        if !model.tensors().iter().any(|t| crate::glob::matches(pattern, &t.name)) {
+            let hint = crate::error::did_you_mean(pattern, model.tensors().iter().map(|t| t.name.as_str()));
+            return Err(Error::usage(format!("allow_empty: the glob \"{pattern}\" matches no tensor{hint}")));
+        }
+    }
+    Ok(())
+}
+
+/// Opens the recipe's model.
+pub fn open_model(setup: &Setup<'_>, recipe: &Recipe) -> Result<Model> {
+    for path in recipe.model.all() {
+        if !path.exists() {
+            return Err(Error::usage(format!(
+                "{}: the model \"{}\" does not exist; \"model\" is a path relative to the recipe",
+                recipe.path.display(),
+                path.display()
+            )));
+        }
+    }
+    Model::open(setup.formats, recipe.model.all(), &setup.open)
+}
+
+fn open_masks(path: &Path, model: &Model) -> Result<MaskFile> {
+    let masks = MaskFile::open(path)?;
+    masks.check_against(model.tensors())?;
+    Ok(masks)
+}
+
+/// No output is an input or another output, under any of its names, or exists already without `--force`.
+fn check_outputs(setup: &Setup<'_>, recipe: &Recipe, model: &Model) -> Result<()> {
+    let output = recipe.output()?;
+    let outputs: Vec<(&str, &Path)> =
+        [("output", Some(output)), ("mask", recipe.mask.as_deref())].into_iter().filter_map(|(k, p)| Some((k, p?))).collect();
+    let mut inputs: Vec<&Path> = model.files().map(|f| f.path.as_path()).collect();
+    inputs.extend(recipe.model.all().iter().map(|p| p.as_path()));
+    inputs.extend(recipe.from.as_deref());
+    inputs.push(&recipe.path);
+    if let Some(data) = &recipe.data {
+        inputs.extend(data.files());
+    }
+    for (key, path) in &outputs {
+        refuse_if_input(path, inputs.iter().copied()).map_err(|e| e.at(format!("\"{key}\"")))?;
+        let folder = crate::files::folder_of(path);
+        if !folder.is_dir() {
+            return Err(Error::usage(format!(
+                "\"{key}\": the folder \"{}\" does not exist; create it first",
+                folder.display()
+            )));
+        }
+        if path.exists() && !setup.force {
+            return Err(Error::usage(format!(
+                "\"{key}\": \"{}\" exists already; --force replaces it",
+                path.display()
+            )));
+        }
+    }
+    if let [(_, a), (_, b)] = outputs.as_slice()
+        && a == b
+    {
+        return Err(Error::usage(format!("\"output\" and \"mask\" are one path (\"{}\")", a.display())));
+    }
+    if matches!(recipe.model, ModelPaths::Many(_)) && output.is_file() {
+        return Err(Error::usage(format!(
+            "\"output\": a model of several files becomes a folder, but \"{}\" is a file",
+            output.display()
+        )));
+    }
+    Ok(())
+}
+
+impl Plan<'_> {
+    /// The plan in words: what `compress check` prints.
+    pub fn describe(&self) -> String {
+        let mut out = String::new();
+        let model = &self.model;
+        let paths: Vec<String> = model.paths().iter().map(|p| p.display().to_string()).collect();
+        out += &format!(
+            "model   {} ({}, {} tensors, {} bytes)\n",
+            paths.join(", "),
+            model.format(),
+            model.tensors().len(),
+            model.bytes()
+        );
+        if let Some(output) = &self.recipe.output {
+            out += &format!("output  {}\n", output.display());
+        }
+        if let Some(mask) = &self.recipe.mask {
+            out += &format!("mask    {}\n", mask.display());
+        }
+        out += "\nclasses\n";
+        let width = self.map.classes.iter().map(|c| c.name.chars().count()).max().unwrap_or(0);
+        for class in &self.map.classes {
+            let tensors = crate::inspect::tensor_names(model, &self.map, &class.parts);
+            out += &format!("  {:width$}  {:>12} weights  {}\n", class.name, class.weights, shorten(&tensors));
+        }
+        out += &format!("  {:width$}  {:>12} weights\n", "all", self.map.weights());
+        if !self.map.untouched.is_empty() {
+            out += "\nleft alone\n";
+            for (id, reason) in &self.map.untouched {
+                out += &format!("  {}: {reason}\n", model.tensors()[*id].name);
+            }
+        }
+        out += "\nstages\n";
+        for planned in &self.stages {
+            out += &format!("  {}: {}\n", planned.stage, planned.work.describe(self));
+        }
+        if self.stages.is_empty() {
+            out += "  none: the output is the input, tensor by tensor\n";
+        }
+        for warning in &self.warnings {
+            out += &format!("\nwarning: {warning}\n");
+        }
+        out
+    }
+}
+
+fn shorten(names: &[String]) -> String {
+    match names {
+        [a, b, c, _, ..] => format!("{a}, {b}, {c} and {} more", names.len() - 3),
+        _ => names.join(", "),
+    }
+}
+
+impl Work<'_> {
+    fn describe(&self, plan: &Plan<'_>) -> String {
+        match self {
+            Work::Prune(work) => work.describe(plan),
+        }
+    }
+}
+
+impl PruneWork<'_> {
+    fn describe(&self, plan: &Plan<'_>) -> String {
+        let weights: u64 = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).sum();
+        let mut text = match (&self.stage.pattern, &self.stage.amount) {
+            (Pattern::NofM { n, m }, _) => format!("keeps {n} of each {m} weights along the inputs of {weights}"),
+            (_, Some(amounts)) => {
+                let populations =
+                    Populations::new(&plan.map, &self.parts, self.stage.scheme, amounts).map(|p| p.list).unwrap_or_default();
+                let target: u64 = populations.iter().map(|p| p.target).sum();
+                let n = populations.len();
+                let among = if n == 1 { String::new() } else { format!(" in {n} populations") };
+                format!("prunes to {target} of {weights} weights, {}{among}", self.stage.scheme.name())
+            }
+            (_, None) => "nothing".to_string(),
+        };
+        match self.stage.pattern {
+            Pattern::Row => text += ", whole rows",
+            Pattern::Column => text += ", whole columns",
+            Pattern::Block { rows, cols } => text += &format!(", blocks of {rows}x{cols}"),
+            Pattern::Free | Pattern::NofM { .. } => {}
+        }
+        if self.method.card().reach == compress_sdk::Reach::Part {
+            let largest = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).max().unwrap_or(0);
+            text += &format!("; sees whole parts, so up to {} MB of memory a thread", largest * 12 / 1_000_000);
+        }
+        text + "; free sparsity makes no runtime faster by itself"
+    }
+}

@@ -1,0 +1,159 @@
+//! Keys that were computed once and lie in a file, for methods that must see more than one weight at a time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use compress_sdk::{Array, Evidence, EvidenceKind, Part, Reach};
+use rayon::prelude::*;
+
+use crate::class::Order;
+use crate::error::{Error, Result};
+use crate::files::TempFile;
+use crate::prune::Pruning;
+use crate::select::keys_of;
+use crate::tensor::TensorId;
+use crate::weights::{Keys, PartPlace, not_finite};
+
+/// Weights of a block of whole rows, about.
+const ROW_BLOCK_WEIGHTS: u64 = 1 << 20;
+
+/// A temp file without a name: it is gone when the run is, however the run ends.
+pub struct Scratch {
+    file: File,
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Makes one beside `output`.
+    pub fn beside(output: &Path) -> Result<Scratch> {
+        let temp = TempFile::create(output)?;
+        let path = temp.path().to_path_buf();
+        let file = temp.file().try_clone().map_err(|e| Error::io("open the temp file", &path, &e))?;
+        drop(temp);
+        Ok(Scratch { file, path })
+    }
+
+    /// Writes at a byte.
+    pub fn write_at(&self, data: &[u8], at: u64) -> Result<()> {
+        self.file.write_all_at(data, at).map_err(|e| Error::io("write the temp file", &self.path, &e))
+    }
+
+    /// Reads from a byte.
+    pub fn read_at(&self, out: &mut [u8], at: u64) -> Result<()> {
+        self.file.read_exact_at(out, at).map_err(|e| Error::io("read the temp file", &self.path, &e))
+    }
+}
+
+/// Keys of whole parts in a file, four bytes a weight, in storage order.
+pub struct Spooled {
+    scratch: Scratch,
+    /// (tensor, offset of the part) → its first byte.
+    starts: BTreeMap<(TensorId, u64), u64>,
+}
+
+impl Spooled {
+    /// Scores all places by blocks of whole rows, or whole, as the method's reach says.
+    pub fn score(job: &Pruning<'_>, places: &[PartPlace]) -> Result<Spooled> {
+        let mut starts = BTreeMap::new();
+        let mut at = 0;
+        for place in places {
+            starts.insert((place.tensor, place.offset), at);
+            at += place.len() * 4;
+        }
+        let spooled = Spooled { scratch: Scratch::beside(job.output)?, starts };
+        places.par_iter().try_for_each(|place| spooled.score_part(job, place))?;
+        Ok(spooled)
+    }
+
+    fn score_part(&self, job: &Pruning<'_>, place: &PartPlace) -> Result<()> {
+        let spec = &job.map.parts.iter().find(|p| p.tensor == place.tensor && p.spec.offset == place.offset);
+        let column_major = spec.is_some_and(|p| p.spec.order == Order::ColumnMajor);
+        let rows_at_once = if job.reach == Reach::Row && !column_major {
+            (ROW_BLOCK_WEIGHTS / place.cols.max(1)).max(1)
+        } else {
+            place.rows
+        };
+        let start = self.starts[&(place.tensor, place.offset)];
+        let mut row = 0;
+        while row < place.rows {
+            let rows = rows_at_once.min(place.rows - row);
+            let first = row * place.cols;
+            let mut values = Vec::with_capacity((rows * place.cols) as usize);
+            job.weights.visit(place.tensor, place.offset + first, rows * place.cols, &mut |_, v| {
+                values.extend_from_slice(v);
+                Ok(())
+            })?;
+            let mut scores = vec![0f32; values.len()];
+            let (row_stride, col_stride) =
+                if column_major { (1, place.rows as usize) } else { (place.cols as usize, 1) };
+            let part = Part {
+                tensor: &place.tensor_name,
+                name: &place.name,
+                class: &place.class,
+                rows: rows as usize,
+                cols: place.cols as usize,
+                row_stride,
+                col_stride,
+                data: &values,
+                first_row: row as usize,
+                first_element: first,
+                part_rows: place.rows as usize,
+                part_cols: place.cols as usize,
+            };
+            let gathered = self.evidence(job, place, row, rows)?;
+            let arrays: Vec<Array<'_>> =
+                gathered.iter().map(|(kind, shape, data)| Array { kind: *kind, shape, data }).collect();
+            job.scoring.instance.score(&part, &Evidence { arrays: &arrays }, &mut scores)?;
+            let mut keys = vec![0u32; values.len()];
+            if let Some(i) = keys_of(&values, &scores, &mut keys) {
+                return Err(not_finite(place, place.offset + first + i as u64, values[i], scores[i]));
+            }
+            let bytes: Vec<u8> = keys.iter().flat_map(|k| k.to_le_bytes()).collect();
+            self.scratch.write_at(&bytes, start + first * 4)?;
+            job.watch.tick(rows * place.cols)?;
+            row += rows;
+        }
+        Ok(())
+    }
+
+    /// The evidence of a block of rows.
+    #[allow(clippy::type_complexity)]
+    fn evidence(
+        &self,
+        job: &Pruning<'_>,
+        place: &PartPlace,
+        row: u64,
+        rows: u64,
+    ) -> Result<Vec<(EvidenceKind, Vec<u64>, Vec<f32>)>> {
+        let mut found = Vec::new();
+        let Some((file, kinds)) = &job.scoring.evidence else { return Ok(found) };
+        for kind in kinds {
+            let Some(shape) = file.shape(&place.tensor_name, *kind) else { continue };
+            let (first, count, shape) = match kind {
+                EvidenceKind::FisherDiag | EvidenceKind::HessianDiag => {
+                    (place.offset + row * place.cols, rows * place.cols, vec![rows, place.cols])
+                }
+                EvidenceKind::RowCount => (place.offset / place.cols.max(1) + row, rows, vec![rows]),
+                EvidenceKind::Gram => (0, shape.iter().product(), shape.to_vec()),
+            };
+            let mut data = vec![0f32; count as usize];
+            file.read(&place.tensor_name, *kind, first, &mut data)?;
+            found.push((*kind, shape, data));
+        }
+        Ok(found)
+    }
+}
+
+impl Keys for Spooled {
+    fn keys(&self, place: &PartPlace, start: u64, values: &[f32], keys: &mut [u32]) -> Result<()> {
+        let first = self.starts[&(place.tensor, place.offset)] + start * 4;
+        let mut bytes = vec![0u8; keys.len() * 4];
+        self.scratch.read_at(&mut bytes, first)?;
+        for ((key, b), value) in keys.iter_mut().zip(bytes.as_chunks::<4>().0).zip(values) {
+            *key = if *value == 0.0 { 0 } else { u32::from_le_bytes(*b) };
+        }
+        Ok(())
+    }
+}

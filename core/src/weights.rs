@@ -1,0 +1,356 @@
+//! The weights of a run as they stand after the stages so far, produced on demand.
+//!
+//! A pruning by a method of reach `weight` is kept as its cut alone: whoever asks for a block scores it again and puts
+//! zeros where the cut says so. Memory therefore does not grow with the model. Other prunings are kept as bits in a
+//! file, and stages that change values (retraining, encodings) replace a tensor's base.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use compress_sdk::{Array, Evidence, EvidenceKind, Part};
+
+use crate::convert::{CHUNK_ELEMENTS, to_f32, zero_where};
+use crate::error::{Error, Result};
+use crate::evidence::EvidenceFile;
+use crate::model::Model;
+use crate::registry::Instance;
+use crate::select::{KeyCut, keys_of};
+use crate::tensor::{Dtype, TensorId};
+
+/// Bytes that are read at once: they stay in the cache for what follows.
+pub const READ_BYTES: usize = 256 * 1024;
+
+/// A method at work in a stage.
+pub struct Scoring {
+    /// The method's state.
+    pub instance: Box<dyn Instance>,
+    /// Evidence in the shape of the weights that it reads.
+    pub evidence: Option<(Arc<EvidenceFile>, Vec<EvidenceKind>)>,
+}
+
+/// A part for a method, with the names that it is shown.
+#[derive(Clone, Debug)]
+pub struct PartPlace {
+    /// The tensor's number.
+    pub tensor: TensorId,
+    /// The tensor's name.
+    pub tensor_name: Arc<str>,
+    /// The part's name.
+    pub name: Arc<str>,
+    /// The class's name.
+    pub class: Arc<str>,
+    /// Its first element within the tensor.
+    pub offset: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Columns.
+    pub cols: u64,
+    /// Position of its first element in the order that breaks ties.
+    pub position: u64,
+}
+
+impl PartPlace {
+    /// Number of weights.
+    pub fn len(&self) -> u64 {
+        self.rows * self.cols
+    }
+
+    /// Whether it has no weights.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Scoring {
+    /// Scores a slice of a part that begins `start` elements into it.
+    pub fn slice(&self, place: &PartPlace, start: u64, values: &[f32], scores: &mut [f32]) -> Result<()> {
+        let part = Part {
+            tensor: &place.tensor_name,
+            name: &place.name,
+            class: &place.class,
+            rows: 1,
+            cols: values.len(),
+            row_stride: values.len(),
+            col_stride: 1,
+            data: values,
+            first_row: 0,
+            first_element: start,
+            part_rows: place.rows as usize,
+            part_cols: place.cols as usize,
+        };
+        let Some((file, kinds)) = &self.evidence else {
+            return self.instance.score(&part, &Evidence::default(), scores);
+        };
+        let mut data = Vec::with_capacity(kinds.len());
+        for kind in kinds {
+            let mut buffer = vec![0f32; values.len()];
+            if file.read(&place.tensor_name, *kind, place.offset + start, &mut buffer)? {
+                data.push((*kind, buffer));
+            }
+        }
+        let shape = [1, values.len() as u64];
+        let arrays: Vec<Array> = data.iter().map(|(kind, data)| Array { kind: *kind, shape: &shape, data }).collect();
+        self.instance.score(&part, &Evidence { arrays: &arrays }, scores)
+    }
+}
+
+/// Selection keys of slices of parts (see [`crate::select::key`]), from scores or from wherever they were put.
+pub trait Keys: Send + Sync {
+    /// Fills `keys` for the weights of a part from element `start` of it on, whose values are `values`. Weights and
+    /// scores that are NaN or infinite are refused by tensor and index.
+    fn keys(&self, place: &PartPlace, start: u64, values: &[f32], keys: &mut [u32]) -> Result<()>;
+}
+
+impl Keys for Scoring {
+    fn keys(&self, place: &PartPlace, start: u64, values: &[f32], keys: &mut [u32]) -> Result<()> {
+        with_scratch(|scratch| {
+            for (index, (values, keys)) in
+                values.chunks(CHUNK_ELEMENTS).zip(keys.chunks_mut(CHUNK_ELEMENTS)).enumerate()
+            {
+                let start = start + (index * CHUNK_ELEMENTS) as u64;
+                let scores = &mut scratch.scores[..values.len()];
+                self.slice(place, start, values, scores)?;
+                if let Some(i) = keys_of(values, scores, keys) {
+                    return Err(not_finite(place, place.offset + start + i as u64, values[i], scores[i]));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Bits of a tensor that can be read from any multiple of eight.
+pub trait Bits: Send + Sync {
+    /// Fills `out` with the packed bits from bit `first`, a multiple of 8; 1 = kept.
+    fn read(&self, first: u64, out: &mut [u8]) -> Result<()>;
+}
+
+/// What prunes a tensor.
+#[derive(Clone)]
+pub enum Rule {
+    /// Scores against cuts, part by part in order of offset.
+    Cut(Arc<dyn Keys>, Arc<Vec<(PartPlace, KeyCut)>>),
+    /// Bits over the whole tensor.
+    Bits(Arc<dyn Bits>),
+}
+
+/// Where the values of a tensor come from before its rules.
+#[derive(Clone)]
+pub enum Base {
+    /// The model.
+    Model,
+    /// A file of the run's state, dense little-endian from a byte on.
+    File(Arc<File>, Arc<PathBuf>, u64),
+}
+
+/// The state of one tensor.
+#[derive(Clone)]
+pub struct TensorState {
+    /// Where its values come from.
+    pub base: Base,
+    /// What has pruned it, in order.
+    pub rules: Vec<Rule>,
+}
+
+/// The weights after the stages so far.
+#[derive(Clone)]
+pub struct Weights<'m> {
+    /// The model.
+    pub model: &'m Model,
+    /// One state a tensor.
+    pub tensors: Vec<TensorState>,
+}
+
+struct Scratch {
+    bytes: Vec<u8>,
+    values: Vec<f32>,
+    scores: Vec<f32>,
+    keys: Vec<u32>,
+}
+
+thread_local! {
+    static POOL: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this thread's buffers; loans may be nested.
+fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
+    let mut scratch = POOL.with(|pool| pool.borrow_mut().pop()).unwrap_or_else(|| {
+        Box::new(Scratch {
+            bytes: vec![0; READ_BYTES],
+            values: vec![0.0; CHUNK_ELEMENTS],
+            scores: vec![0.0; CHUNK_ELEMENTS],
+            keys: vec![0; CHUNK_ELEMENTS],
+        })
+    });
+    let result = work(&mut scratch);
+    POOL.with(|pool| pool.borrow_mut().push(scratch));
+    result
+}
+
+impl<'m> Weights<'m> {
+    /// The weights as the model has them.
+    pub fn new(model: &'m Model) -> Weights<'m> {
+        let state = TensorState { base: Base::Model, rules: Vec::new() };
+        Weights { model, tensors: vec![state; model.tensors().len()] }
+    }
+
+    /// Whether a tensor is as the model has it.
+    pub fn is_unchanged(&self, tensor: TensorId) -> bool {
+        let state = &self.tensors[tensor];
+        state.rules.is_empty() && matches!(state.base, Base::Model)
+    }
+
+    /// Fills `out` with a tensor's bytes, dense and little-endian, from byte `offset`.
+    pub fn fill(&self, tensor: TensorId, offset: u64, out: &mut [u8]) -> Result<()> {
+        let state = &self.tensors[tensor];
+        let dtype = &self.model.tensors()[tensor].dtype;
+        for (index, bytes) in out.chunks_mut(READ_BYTES).enumerate() {
+            let offset = offset + (index * READ_BYTES) as u64;
+            match &state.base {
+                Base::Model => self.model.read_at(tensor, offset, bytes)?,
+                Base::File(file, path, start) => {
+                    file.read_exact_at(bytes, start + offset).map_err(|e| Error::io("read the state file", path, &e))?
+                }
+            }
+            let Some(width) = dtype.float_bytes() else { continue };
+            for rule in &state.rules {
+                rule.apply(dtype, width, offset / width as u64, bytes)
+                    .map_err(|e| e.at(format!("\"{}\"", self.model.tensors()[tensor].name)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The mask of a run of a tensor's elements from `first`, a multiple of 8: one bit each, 1 where the weight is not
+    /// zero. Bits beyond the tensor are 0.
+    pub fn nonzero_bits(&self, tensor: TensorId, first: u64, out: &mut [u8]) -> Result<()> {
+        out.fill(0);
+        let count = (out.len() as u64 * 8).min(self.model.tensors()[tensor].elements - first);
+        self.visit(tensor, first, count, &mut |at, values| {
+            let start = (at - first) as usize / 8;
+            for (byte, run) in out[start..].iter_mut().zip(values.chunks(8)) {
+                *byte = run.iter().enumerate().fold(0, |bits, (i, v)| bits | u8::from(*v != 0.0) << i);
+            }
+            Ok(())
+        })
+    }
+
+    /// Hands a run of elements of a tensor as f32 to `visit`, in pieces of at most [`CHUNK_ELEMENTS`], each with its
+    /// first element.
+    pub fn visit(
+        &self,
+        tensor: TensorId,
+        first: u64,
+        count: u64,
+        visit: &mut dyn FnMut(u64, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let dtype = &self.model.tensors()[tensor].dtype;
+        let width = dtype.float_bytes().unwrap_or(1);
+        with_scratch(|scratch| {
+            let step = (READ_BYTES / width) as u64;
+            let mut at = first;
+            while at < first + count {
+                let run = step.min(first + count - at) as usize;
+                let bytes = &mut scratch.bytes[..run * width];
+                self.fill(tensor, at * width as u64, bytes)?;
+                for (index, piece) in bytes.chunks(CHUNK_ELEMENTS * width).enumerate() {
+                    let values = &mut scratch.values[..piece.len() / width];
+                    to_f32(dtype, piece, values);
+                    visit(at + (index * CHUNK_ELEMENTS) as u64, values)?;
+                }
+                at += run as u64;
+            }
+            Ok(())
+        })
+    }
+
+    /// Hands the selection keys of a run of a part to `visit`, each piece with its first element within the part.
+    pub fn visit_keys(
+        &self,
+        source: &dyn Keys,
+        place: &PartPlace,
+        first: u64,
+        count: u64,
+        visit: &mut dyn FnMut(u64, &[u32]),
+    ) -> Result<()> {
+        self.visit(place.tensor, place.offset + first, count, &mut |at, values| {
+            with_scratch(|scratch| {
+                let keys = &mut scratch.keys[..values.len()];
+                source.keys(place, at - place.offset, values, keys)?;
+                visit(at - place.offset, keys);
+                Ok(())
+            })
+        })
+    }
+}
+
+/// The error for a weight or score that is NaN or infinite, at a flat index of its tensor.
+pub fn not_finite(place: &PartPlace, index: u64, value: f32, score: f32) -> Error {
+    let name = &place.tensor_name;
+    if value.is_finite() {
+        Error::failed(format!(
+            "\"{name}\": the method scored the weight at index {index} ({value}) as {score}; scores must be finite"
+        ))
+    } else {
+        Error::failed(format!(
+            "\"{name}\": the weight at index {index} is {value}; repair the model, or leave the tensor out by \"classes\""
+        ))
+    }
+}
+
+impl Rule {
+    /// Zeroes what goes among the elements from `first` on.
+    fn apply(&self, dtype: &Dtype, width: usize, first: u64, bytes: &mut [u8]) -> Result<()> {
+        match self {
+            Rule::Cut(keys, parts) => {
+                let end = first + (bytes.len() / width) as u64;
+                let begin = parts.partition_point(|(p, _)| p.offset + p.len() <= first);
+                for (place, cut) in parts[begin..].iter().take_while(|(p, _)| p.offset < end) {
+                    let from = place.offset.max(first);
+                    let upto = (place.offset + place.len()).min(end);
+                    let piece = &mut bytes[(from - first) as usize * width..(upto - first) as usize * width];
+                    apply_cut(keys.as_ref(), place, cut, dtype, width, from, piece)?;
+                }
+                Ok(())
+            }
+            Rule::Bits(bits) => {
+                let start = first & !7;
+                let count = (first - start) as usize + bytes.len() / width;
+                let mut packed = vec![0u8; count.div_ceil(8)];
+                bits.read(start, &mut packed)?;
+                let shift = (first - start) as usize;
+                zero_where(width, bytes, |i| packed[(i + shift) / 8] >> ((i + shift) % 8) & 1 == 0);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn apply_cut(
+    source: &dyn Keys,
+    place: &PartPlace,
+    cut: &KeyCut,
+    dtype: &Dtype,
+    width: usize,
+    from: u64,
+    bytes: &mut [u8],
+) -> Result<()> {
+    with_scratch(|scratch| {
+        for (index, piece) in bytes.chunks_mut(CHUNK_ELEMENTS * width).enumerate() {
+            let n = piece.len() / width;
+            let (values, keys) = (&mut scratch.values[..n], &mut scratch.keys[..n]);
+            let start = from + (index * CHUNK_ELEMENTS) as u64 - place.offset;
+            to_f32(dtype, piece, values);
+            source.keys(place, start, values, keys)?;
+            let position = place.position + start;
+            match cut.threshold(position, n) {
+                Some(threshold) => zero_where(width, piece, |i| keys[i] < threshold),
+                None => zero_where(width, piece, |i| cut.goes(keys[i], position + i as u64)),
+            }
+        }
+        Ok(())
+    })
+}
