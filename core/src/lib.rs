@@ -13,6 +13,7 @@ pub mod format;
 pub mod glob;
 pub mod hash;
 pub mod inspect;
+pub mod mask;
 pub mod model;
 pub mod output;
 pub mod pattern;

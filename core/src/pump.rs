@@ -13,19 +13,31 @@ use crate::progress::Watch;
 
 /// Threads that hold a block at once: 32 MiB in all.
 const MAX_WORKERS: u64 = 32;
-/// The disk is set to work each time this many blocks more are written.
-const WRITEBACK_BLOCKS: u64 = 8;
+/// The disk is set to work each time this many bytes more are written.
+const WRITEBACK_BYTES: u64 = 8 << 20;
 
 /// Writes all of `blocks` into `out` (named `path` in errors) from byte `at`. Of several errors the one at the lowest
 /// offset is returned, whatever the number of threads. A producer that counts its own work is pumped with
 /// [`Watch::silent`].
 pub fn pump(blocks: &dyn Blocks, out: &File, path: &Path, at: u64, watch: &Watch<'_>) -> Result<()> {
-    let total = blocks.bytes();
-    let count = total.div_ceil(BLOCK_BYTES as u64);
-    let job = Job { blocks, out, path, at, total, watch };
+    pump_by(BLOCK_BYTES, blocks, out, path, at, watch)
+}
+
+/// [`pump`] in blocks of another length than [`BLOCK_BYTES`], for producers that allow it.
+pub fn pump_by(
+    block_bytes: usize,
+    blocks: &dyn Blocks,
+    out: &File,
+    path: &Path,
+    at: u64,
+    watch: &Watch<'_>,
+) -> Result<()> {
+    let (total, block) = (blocks.bytes(), block_bytes as u64);
+    let count = total.div_ceil(block);
+    let job = Job { blocks, out, path, at, total, block, watch };
     let workers = count.min(rayon::current_num_threads() as u64).min(MAX_WORKERS);
     if workers <= 1 {
-        return with_buffer(total, |buffer| (0..count).try_for_each(|i| job.block(i, buffer)));
+        return with_buffer(total.min(block), |buffer| (0..count).try_for_each(|i| job.block(i, buffer)));
     }
     let next = AtomicU64::new(0);
     let failed_at = AtomicU64::new(u64::MAX);
@@ -33,7 +45,7 @@ pub fn pump(blocks: &dyn Blocks, out: &File, path: &Path, at: u64, watch: &Watch
     rayon::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|_| {
-                with_buffer(total, |buffer| {
+                with_buffer(total.min(block), |buffer| {
                     loop {
                         // Blocks are taken in order: those before a failed one are finished, those after it not begun.
                         let i = next.fetch_add(1, Ordering::Relaxed);
@@ -59,11 +71,11 @@ pub fn pump(blocks: &dyn Blocks, out: &File, path: &Path, at: u64, watch: &Watch
 }
 
 /// The one buffer of a thread, kept for the next call.
-fn with_buffer<T>(total: u64, work: impl FnOnce(&mut [u8]) -> T) -> T {
+fn with_buffer<T>(bytes: u64, work: impl FnOnce(&mut [u8]) -> T) -> T {
     thread_local!(static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) });
     // Taken out for the time of the work: a producer may run other blocks of the pool on this thread meanwhile.
     let mut buffer = BUFFER.take();
-    let need = total.min(BLOCK_BYTES as u64) as usize;
+    let need = bytes as usize;
     if buffer.len() < need {
         buffer.resize(need, 0);
     }
@@ -78,20 +90,21 @@ struct Job<'a> {
     path: &'a Path,
     at: u64,
     total: u64,
+    block: u64,
     watch: &'a Watch<'a>,
 }
 
 impl Job<'_> {
     fn block(&self, i: u64, buffer: &mut [u8]) -> Result<()> {
-        let offset = i * BLOCK_BYTES as u64;
-        let n = (self.total - offset).min(BLOCK_BYTES as u64) as usize;
+        let offset = i * self.block;
+        let n = (self.total - offset).min(self.block) as usize;
         self.blocks.fill(offset, &mut buffer[..n])?;
         files::write_all_at(self.out, &buffer[..n], self.at + offset).map_err(|e| Error::io("write", self.path, &e))?;
         self.watch.tick(n as u64)?;
         // The group before this one: all of it is written by now, or nearly.
-        if i >= 2 * WRITEBACK_BLOCKS - 1 && (i + 1).is_multiple_of(WRITEBACK_BLOCKS) {
-            let group = WRITEBACK_BLOCKS * BLOCK_BYTES as u64;
-            files::start_writeback(self.out, self.at + offset + BLOCK_BYTES as u64 - 2 * group, group);
+        let group = (WRITEBACK_BYTES / self.block).max(1);
+        if i >= 2 * group - 1 && (i + 1).is_multiple_of(group) {
+            files::start_writeback(self.out, self.at + (i + 1 - 2 * group) * self.block, group * self.block);
         }
         Ok(())
     }

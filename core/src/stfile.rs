@@ -179,6 +179,11 @@ impl StWriter {
         &self.temp
     }
 
+    /// The temp file, to be persisted.
+    pub fn into_temp(self) -> TempFile {
+        self.temp
+    }
+
     /// Syncs to disk; the caller persists.
     pub fn finish(self) -> Result<TempFile> {
         self.temp.sync()?;
