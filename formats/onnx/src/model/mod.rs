@@ -30,7 +30,8 @@ pub use sparse::SparseRef;
 pub(crate) use external::Externals;
 pub(crate) use spans::{MessageId, Spans};
 pub use tensor::TensorRef;
-pub(crate) use tensor::{Place, field};
+pub(crate) use tensor::{Place, count_elements, field};
+pub(crate) use typed::encode_entries;
 
 use crate::wire::Input;
 
@@ -128,6 +129,8 @@ pub struct Node {
     pub outputs: Vec<String>,
     /// Attributes, by name, in file order.
     pub attributes: Vec<(String, Attribute)>,
+    /// Where it begins in the file.
+    pub(crate) position: u64,
 }
 
 impl Node {

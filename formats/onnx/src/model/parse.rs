@@ -99,7 +99,7 @@ impl Parser<'_> {
         if self.depth > DEPTH {
             return Err(self.cursor.broken(span.start, format_args!("graphs nested more than {DEPTH} deep")));
         }
-        let message = self.spans.add(parent, span.clone(), body.clone());
+        let message = self.spans.add_graph(parent, span.clone(), body.clone());
         let mut graph = Graph {
             name: String::new(),
             nodes: Vec::new(),
@@ -147,6 +147,7 @@ impl Parser<'_> {
             inputs: Vec::new(),
             outputs: Vec::new(),
             attributes: Vec::new(),
+            position: span.start,
         };
         self.cursor.seek(body.start);
         while let Some(f) = self.cursor.field(body.end)? {

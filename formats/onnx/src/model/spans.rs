@@ -20,18 +20,31 @@ pub(crate) struct Span {
 #[derive(Clone, Debug)]
 pub(crate) struct Spans {
     list: Vec<Span>,
+    graphs: std::collections::HashSet<MessageId>,
 }
 
 impl Spans {
     /// With the model, which fills its file.
     pub(crate) fn new(bytes: u64) -> Self {
-        Spans { list: vec![Span { parent: None, field: 0..bytes, body: 0..bytes }] }
+        Spans { list: vec![Span { parent: None, field: 0..bytes, body: 0..bytes }], graphs: Default::default() }
     }
 
     /// Adds a message.
     pub(crate) fn add(&mut self, parent: MessageId, field: Range<u64>, body: Range<u64>) -> MessageId {
         self.list.push(Span { parent: Some(parent), field, body });
         self.list.len() - 1
+    }
+
+    /// Adds a graph.
+    pub(crate) fn add_graph(&mut self, parent: MessageId, field: Range<u64>, body: Range<u64>) -> MessageId {
+        let id = self.add(parent, field, body);
+        self.graphs.insert(id);
+        id
+    }
+
+    /// Whether a message is a graph.
+    pub(crate) fn is_graph(&self, id: MessageId) -> bool {
+        self.graphs.contains(&id)
     }
 
     /// A message.

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use compress_core::files::{self, TempFile};
 use compress_core::{Error, Result};
 
 /// A regular file, opened for positioned reads.
@@ -62,6 +63,22 @@ impl Input {
             None => File::open(&self.path).and_then(|file| file.read_exact_at(out, offset)),
         }
         .map_err(|e| Error::io("read", &self.path, &e))
+    }
+
+    /// Copies bytes to another file.
+    pub fn copy_to(&self, offset: u64, bytes: u64, to: &TempFile, to_offset: u64) -> Result<()> {
+        let reopened;
+        let file = match &self.handle {
+            Some(file) => file,
+            None => {
+                reopened = File::open(&self.path).map_err(|e| Error::io("open", &self.path, &e))?;
+                &reopened
+            }
+        };
+        files::copy_range(file, offset, to.file(), to_offset, bytes).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::io("read", &self.path, &e),
+            _ => Error::io("write", to.path(), &e),
+        })
     }
 
     /// An error about this file's content.

@@ -1,0 +1,313 @@
+//! What core gives tensors to.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use compress_core::files;
+use compress_core::format::{Blocks, Content, CreateOptions, Sink, Staged};
+use compress_core::tensor::TensorId;
+use compress_core::{Error, Result};
+
+use super::data::DataFile;
+use super::edits::Segment;
+use super::rewrite::{PROTOBUF_LIMIT, Rewrite};
+use super::staged::OnnxStaged;
+use crate::list::Site;
+use crate::model::{MessageId, Place, SparseRef, TensorRef, encode_entries, field};
+use crate::source::Shared;
+use crate::wire::Message;
+
+/// Initialisers below this size stay in the model when it moves its data to another file.
+const SMALL: u64 = 1024;
+
+/// An ONNX model that is being written.
+pub struct OnnxSink {
+    rewrite: Rewrite,
+    output: PathBuf,
+    data: Option<DataFile>,
+    /// Tensors that lie in the file of external data, by place there.
+    homes: HashMap<TensorId, Home>,
+    given: Vec<bool>,
+}
+
+/// Where a tensor of external data lies in the output's file.
+#[derive(Clone, Copy)]
+struct Home {
+    /// `None`: it shares the bytes of another tensor, and will get its own if one of them changes.
+    offset: Option<u64>,
+    /// The tensor that it shares bytes with.
+    owner: TensorId,
+}
+
+impl OnnxSink {
+    pub(crate) fn create(shared: Arc<Shared>, output: &Path, options: &CreateOptions) -> Result<Self> {
+        files::refuse_if_input(output, shared.files.iter().map(|f| f.path.as_path()))?;
+        if !options.force && std::fs::symlink_metadata(output).is_ok() {
+            return Err(Error::usage(format!("\"{}\" exists already (--force replaces it)", output.display())));
+        }
+        let given = vec![false; shared.list.infos.len()];
+        let rewrite = Rewrite::new(shared, output)?;
+        let (data, homes) = (None, HashMap::new());
+        let mut sink = OnnxSink { rewrite, output: output.to_path_buf(), data, homes, given };
+        sink.plan_external(options)?;
+        Ok(sink)
+    }
+
+    /// The model as it is rewritten.
+    pub fn rewrite(&mut self) -> &mut Rewrite {
+        &mut self.rewrite
+    }
+
+    /// Gives every tensor of external data its place: those of the input in their order, and if the model would be
+    /// too large for one file, the initialisers that lie in it.
+    fn plan_external(&mut self, options: &CreateOptions) -> Result<()> {
+        let shared = self.rewrite.shared.clone();
+        let mut found = Vec::new();
+        for (id, site) in shared.list.sites.iter().enumerate() {
+            if let Some(Place::External(e)) = stored(site).map(|t| &t.place) {
+                found.push((shared.list.infos[id].file, e.range.start, e.range.end, id));
+            }
+        }
+        found.sort_unstable();
+        // The last tensor that owns its bytes, per input file, by where it ends.
+        let mut last: Option<(usize, u64, u64, TensorId)> = None;
+        for (file, start, end, id) in found {
+            let same = last.filter(|l| (l.0, l.1, l.2) == (file, start, end));
+            let offset = match same {
+                Some(_) => None,
+                None => Some(self.data_file()?.reserve(end - start, Some(start))),
+            };
+            let owner = same.map_or(id, |l| l.3);
+            self.homes.insert(id, Home { offset, owner });
+            if offset.is_some() {
+                last = Some((file, start, end, id));
+            }
+        }
+        let external: u64 = shared.files[1..].iter().map(|f| f.bytes).sum();
+        let inline = match options.expected_bytes {
+            Some(bytes) => bytes.saturating_sub(external),
+            None => shared.files[0].bytes + self.sparse_growth(),
+        };
+        if inline > PROTOBUF_LIMIT {
+            self.move_initializers_out()?;
+        }
+        Ok(())
+    }
+
+    fn sparse_growth(&self) -> u64 {
+        let sparse = |site: &Site| if let Site::Sparse(s, true) = site { s.dense_bytes() } else { 0 };
+        self.rewrite.shared.list.sites.iter().map(sparse).sum()
+    }
+
+    fn move_initializers_out(&mut self) -> Result<()> {
+        let shared = self.rewrite.shared.clone();
+        for (id, site) in shared.list.sites.iter().enumerate() {
+            let Some(tensor) = stored(site).filter(|t| t.dense_bytes() >= SMALL) else { continue };
+            let inline = matches!(tensor.place, Place::Raw { .. } | Place::Typed(_));
+            if inline && is_initializer(&shared, tensor.message) {
+                let offset = Some(self.data_file()?.reserve(tensor.dense_bytes(), None));
+                self.homes.insert(id, Home { offset, owner: id });
+            }
+        }
+        Ok(())
+    }
+
+    fn data_file(&mut self) -> Result<&mut DataFile> {
+        if self.data.is_none() {
+            if self.output.file_name().and_then(|n| n.to_str()).is_none() {
+                return Err(Error::usage(format!(
+                    "\"{}\" would keep data in a file of like name, which must be UTF-8",
+                    self.output.display()
+                )));
+            }
+            self.data = Some(DataFile::create(&self.output)?);
+        }
+        self.data.as_mut().ok_or_else(|| Error::failed("no data file"))
+    }
+
+    fn put_dense(&mut self, id: TensorId, blocks: &dyn Blocks) -> Result<()> {
+        let shared = self.rewrite.shared.clone();
+        let info = &shared.list.infos[id];
+        if blocks.bytes() != info.dense_bytes() {
+            return Err(Error::failed(format!("given {} bytes for {}", blocks.bytes(), info.dense_bytes())));
+        }
+        let tensor = match &shared.list.sites[id] {
+            Site::Tensor(tensor) | Site::Pair(tensor, _) => tensor,
+            Site::Sparse(sparse, true) => return self.put_sparse(sparse, blocks),
+            _ => return Err(Error::failed("a constant of this kind cannot be changed")),
+        };
+        if let Some(home) = self.homes.get(&id).copied() {
+            let data = self.data_file()?;
+            let offset = home.offset.unwrap_or_else(|| data.reserve(blocks.bytes(), None));
+            self.homes.insert(id, Home { offset: Some(offset), owner: id });
+            return self.data_file()?.write(offset, blocks);
+        }
+        match &tensor.place {
+            Place::Raw { body, .. } => self.rewrite.overwrite(tensor.message, body.clone(), blocks),
+            Place::Typed(typed) => match typed.plain() {
+                Some(body) => self.rewrite.overwrite(tensor.message, body, blocks),
+                None => self.put_typed(tensor, blocks),
+            },
+            Place::Empty => Ok(()),
+            Place::External(_) | Place::Opaque { .. } => Err(Error::failed("it cannot be changed")),
+        }
+    }
+
+    /// Elements that stay in their typed field, as one packed run.
+    fn put_typed(&mut self, tensor: &TensorRef, blocks: &dyn Blocks) -> Result<()> {
+        let Place::Typed(typed) = &tensor.place else { return Ok(()) };
+        let start = self.rewrite.scratch_position();
+        let block = compress_core::format::BLOCK_BYTES as u64;
+        let (mut dense, mut coded) = (Vec::new(), Vec::new());
+        for offset in (0..blocks.bytes()).step_by(block as usize) {
+            dense.resize((blocks.bytes() - offset).min(block) as usize, 0);
+            blocks.fill(offset, &mut dense)?;
+            coded.clear();
+            encode_entries(tensor.data_type, &dense, &mut coded);
+            self.rewrite.append_bytes(&coded)?;
+        }
+        let payload = start..self.rewrite.scratch_position();
+        let head = Message::new().header(typed.field, payload.end - payload.start).into_bytes();
+        let mut with = vec![Segment::Bytes(head), Segment::Scratch(payload)];
+        for run in &typed.runs {
+            self.rewrite.replace(tensor.message, run.span.clone(), std::mem::take(&mut with));
+        }
+        Ok(())
+    }
+
+    /// A sparse initialiser that gets dense content becomes a dense one.
+    fn put_sparse(&mut self, sparse: &SparseRef, blocks: &dyn Blocks) -> Result<()> {
+        self.rewrite.remove(sparse.message);
+        let graph = self.rewrite.model().spans.get(sparse.message).parent.unwrap_or(0);
+        let (name, data_type) = (sparse.values.name.clone(), sparse.values.data_type);
+        self.rewrite.add_initializer(graph, &name, data_type, &sparse.dims, blocks)
+    }
+
+    /// Copies what nobody gave, and points the model at its new place.
+    fn finish_external(&mut self) -> Result<Option<StagedData>> {
+        let Some(mut data) = self.data.take() else { return Ok(None) };
+        let shared = self.rewrite.shared.clone();
+        let mut ids: Vec<TensorId> = self.homes.keys().copied().collect();
+        // Owners first: whoever shares their bytes looks them up.
+        ids.sort_by_key(|id| (self.homes[id].owner != *id, *id));
+        for id in &ids {
+            let home = self.homes[id];
+            if self.given[*id] {
+                continue;
+            }
+            let owner_kept = home.owner != *id && !self.given[home.owner];
+            let offset = match home.offset {
+                Some(offset) => offset,
+                None if owner_kept => match self.homes[&home.owner].offset {
+                    Some(offset) => {
+                        self.homes.insert(*id, Home { offset: Some(offset), ..home });
+                        continue;
+                    }
+                    None => return Err(Error::failed("a tensor without a place (a mistake of this program)")),
+                },
+                None => data.reserve(shared.list.infos[*id].dense_bytes(), None),
+            };
+            if let Some(tensor) = stored(&shared.list.sites[*id]) {
+                data.write(offset, &Unchanged(tensor))?;
+            }
+            self.homes.insert(*id, Home { offset: Some(offset), ..home });
+        }
+        let (temp, bytes, hash) = data.finish()?;
+        let name = format!("{}.{hash}.data", self.output.file_name().unwrap_or_default().to_string_lossy());
+        for id in ids {
+            let (Some(tensor), Some(offset)) = (stored(&shared.list.sites[id]), self.homes[&id].offset) else { continue };
+            self.point(tensor, &name, offset);
+        }
+        let path = files::folder_of(&self.output).join(&name);
+        files::refuse_if_input(&path, shared.files.iter().map(|f| f.path.as_path()))?;
+        Ok(Some(StagedData { temp, name, bytes }))
+    }
+
+    /// Makes a tensor's message point into the file of external data.
+    fn point(&mut self, tensor: &TensorRef, name: &str, offset: u64) {
+        let entry = |key: &str, value: &str| {
+            let entry = Message::new().bytes(field::ENTRY_KEY, key).bytes(field::ENTRY_VALUE, value);
+            Message::new().message(field::TENSOR_EXTERNAL, entry).into_bytes()
+        };
+        let mut bytes = entry("location", name);
+        bytes.extend(entry("offset", &offset.to_string()));
+        bytes.extend(entry("length", &tensor.dense_bytes().to_string()));
+        let old = match &tensor.place {
+            Place::External(external) => {
+                // A checksum would be that of other bytes.
+                for (key, value) in external.other_keys.iter().filter(|(key, _)| key != "checksum") {
+                    bytes.extend(entry(key, value));
+                }
+                external.fields.clone()
+            }
+            Place::Raw { field, .. } => vec![field.clone()],
+            Place::Typed(typed) => typed.runs.iter().map(|run| run.span.clone()).collect(),
+            Place::Empty | Place::Opaque { .. } => return,
+        };
+        bytes.extend(Message::new().int(field::TENSOR_LOCATION, 1).into_bytes());
+        let mut with = vec![Segment::Bytes(bytes)];
+        for span in old {
+            self.rewrite.replace(tensor.message, span, std::mem::take(&mut with));
+        }
+    }
+}
+
+impl Sink for OnnxSink {
+    fn put(&mut self, id: TensorId, content: Content<'_>) -> Result<()> {
+        let name = self.rewrite.shared.list.infos[id].name.clone();
+        if self.given[id] {
+            return Err(Error::failed(format!("tensor \"{name}\" was given twice")));
+        }
+        match content {
+            Content::Same => return Ok(()),
+            Content::Dense(blocks) => self.put_dense(id, blocks),
+            Content::Packed(_) => Err(Error::failed("packed ONNX tensors are not yet built")),
+        }
+        .map_err(|e| e.at(format_args!("tensor \"{name}\"")))?;
+        self.given[id] = true;
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Box<dyn Staged>> {
+        let data = self.finish_external()?;
+        let shared = self.rewrite.shared.clone();
+        let model = self.rewrite.finish()?;
+        Ok(Box::new(OnnxStaged { shared, output: self.output, model, data }))
+    }
+}
+
+/// A written file of external data.
+pub(super) struct StagedData {
+    pub(super) temp: files::TempFile,
+    pub(super) name: String,
+    pub(super) bytes: u64,
+}
+
+/// A tensor's bytes as the input has them.
+struct Unchanged<'a>(&'a TensorRef);
+
+impl Blocks for Unchanged<'_> {
+    fn bytes(&self) -> u64 {
+        self.0.dense_bytes()
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, out)
+    }
+}
+
+fn stored(site: &Site) -> Option<&TensorRef> {
+    match site {
+        Site::Tensor(tensor) | Site::Pair(tensor, _) => Some(tensor),
+        Site::Sparse(..) | Site::Memory(_) => None,
+    }
+}
+
+/// Whether a tensor is an initialiser of a graph: runtimes look for external data only there.
+fn is_initializer(shared: &Shared, message: MessageId) -> bool {
+    let spans = &shared.model.spans;
+    let parent = spans.get(message).parent;
+    parent.is_some_and(|p| spans.is_graph(p))
+}
+
