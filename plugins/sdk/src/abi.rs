@@ -173,11 +173,11 @@ pub struct RawOption {
     /// Greatest allowed integer.
     pub integer_max: i64,
     /// Default of a float.
-    pub float: f64,
+    pub number: f64,
     /// Least allowed float.
-    pub float_min: f64,
+    pub number_min: f64,
     /// Greatest allowed float.
-    pub float_max: f64,
+    pub number_max: f64,
     /// Default of a choice or a text.
     pub text: Str,
     /// The words of a choice.
@@ -225,7 +225,7 @@ pub struct RawValue {
     /// An integer, or a flag as 1 or 0.
     pub integer: i64,
     /// A float.
-    pub float: f64,
+    pub number: f64,
     /// A choice or a text.
     pub text: Str,
 }
@@ -243,7 +243,7 @@ pub struct RawPart {
     /// The part's name.
     pub name: Str,
     /// The weight class.
-    pub class: Str,
+    pub weight_class: Str,
     /// rows · cols weights.
     pub data: *const f32,
     /// Rows of this block.

@@ -223,12 +223,12 @@ fn raw_value(name: &str, value: &OptionValue) -> RawValue {
         kind: OPTION_INTEGER,
         name: Str::new(name),
         integer: 0,
-        float: 0.0,
+        number: 0.0,
         text: Str::EMPTY,
     };
     match value {
         OptionValue::Integer(v) => raw.integer = *v,
-        OptionValue::Float(v) => (raw.kind, raw.float) = (OPTION_FLOAT, *v),
+        OptionValue::Float(v) => (raw.kind, raw.number) = (OPTION_FLOAT, *v),
         OptionValue::Flag(v) => (raw.kind, raw.integer) = (OPTION_FLAG, i64::from(*v)),
         OptionValue::Text(v) => (raw.kind, raw.text) = (OPTION_TEXT, Str::new(v)),
     }
@@ -241,7 +241,7 @@ fn raw_part(part: &Part<'_>) -> RawPart {
         reserved: 0,
         tensor: Str::new(part.tensor),
         name: Str::new(part.name),
-        class: Str::new(part.class),
+        weight_class: Str::new(part.class),
         data: part.data.as_ptr(),
         rows: part.rows as u64,
         cols: part.cols as u64,

@@ -129,9 +129,9 @@ const fn options(specs: &[crate::OptionSpec], words: &'static [Str; MAX_CHOICES]
         integer: 0,
         integer_min: 0,
         integer_max: 0,
-        float: 0.0,
-        float_min: 0.0,
-        float_max: 0.0,
+        number: 0.0,
+        number_min: 0.0,
+        number_max: 0.0,
         text: Str::EMPTY,
         choices: std::ptr::null(),
         choice_count: 0,
@@ -147,7 +147,7 @@ const fn options(specs: &[crate::OptionSpec], words: &'static [Str; MAX_CHOICES]
                 (o.kind, o.integer, o.integer_min, o.integer_max) = (OPTION_INTEGER, default, min, max);
             }
             OptionKind::Float { default, min, max } => {
-                (o.kind, o.float, o.float_min, o.float_max) = (OPTION_FLOAT, default, min, max);
+                (o.kind, o.number, o.number_min, o.number_max) = (OPTION_FLOAT, default, min, max);
             }
             OptionKind::Flag { default } => (o.kind, o.integer) = (OPTION_FLAG, default as i64),
             OptionKind::Choice { default, choices } => {
@@ -332,7 +332,7 @@ unsafe fn read_options(raw: *const RawOptions) -> Options {
         let (v, name) = unsafe { (&**value, text((**value).name).to_string()) };
         let value = match v.kind {
             OPTION_INTEGER => OptionValue::Integer(v.integer),
-            OPTION_FLOAT => OptionValue::Float(v.float),
+            OPTION_FLOAT => OptionValue::Float(v.number),
             OPTION_FLAG => OptionValue::Flag(v.integer != 0),
             // SAFETY: the caller's promise.
             _ => OptionValue::Text(unsafe { text(v.text) }.to_string()),
@@ -350,7 +350,7 @@ unsafe fn read_part(raw: &RawPart) -> Part<'_> {
         Part {
             tensor: text(raw.tensor),
             name: text(raw.name),
-            class: text(raw.class),
+            class: text(raw.weight_class),
             rows: raw.rows as usize,
             cols: raw.cols as usize,
             row_stride: raw.row_stride as usize,

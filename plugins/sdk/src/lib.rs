@@ -8,6 +8,7 @@ pub mod bitmap;
 pub mod caller;
 pub mod card;
 pub mod contract;
+pub mod easy;
 pub mod encoding;
 pub mod error;
 pub mod evidence;

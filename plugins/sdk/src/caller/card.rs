@@ -256,7 +256,7 @@ unsafe fn read_options(raw: &RawEntry) -> Result<Vec<OptionInfo>, String> {
         };
         let kind = match o.kind {
             OPTION_INTEGER => OptionKind::Integer { default: o.integer, min: o.integer_min, max: o.integer_max },
-            OPTION_FLOAT => OptionKind::Float { default: o.float, min: o.float_min, max: o.float_max },
+            OPTION_FLOAT => OptionKind::Float { default: o.number, min: o.number_min, max: o.number_max },
             OPTION_FLAG => OptionKind::Flag { default: o.integer != 0 },
             OPTION_CHOICE => OptionKind::Choice {
                 default,
