@@ -301,7 +301,13 @@ impl<'a, 'm> Classes<'a, 'm> {
 
     fn name_products(&mut self, products: Vec<Product>, cores: &[Core], sequences: &Sequences) -> Vec<(Product, String)> {
         let recurrent = !self.layers.is_empty();
-        let blocks = Blocks::of(self.flow, self.facts, cores, sequences);
+        let mut blocks = Blocks::of(self.flow, self.facts, cores, sequences);
+        for product in &products {
+            let named = self.leaves(product.weight).first().and_then(|t| self.named(*t));
+            if let Some(prefix) = named.and_then(block_prefix) {
+                blocks.learn(product.node, prefix);
+            }
+        }
         for core in cores {
             for (node, labels) in &core.products {
                 self.labels.entry(*node).or_default().extend(labels);
@@ -336,7 +342,7 @@ impl<'a, 'm> Classes<'a, 'm> {
                 (None, None) => match feed_forward(self.flow, self.facts, &products, i) {
                     Some(role) if !recurrent && blocks.level(product.data) > 0 => {
                         let side = sequences.side(self.facts.content[product.data]);
-                        format!("{side}layer{}.mlp.{role}", blocks.level(product.data))
+                        format!("{}.mlp.{role}", blocks.prefix(side, blocks.level(product.data)))
                     }
                     _ => named.unwrap_or_else(|| {
                         let n = counts.entry("linear").or_default();
@@ -354,6 +360,12 @@ impl<'a, 'm> Classes<'a, 'm> {
 /// Whether a class names a numbered layer.
 fn has_layer(class: &str) -> bool {
     class.split('.').any(|s| s.strip_prefix("layer").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())))
+}
+
+/// What precedes the attention in a class: `encoder.layer0`.
+fn block_prefix(class: &str) -> Option<&str> {
+    let at = class.find(".cross_attention").or_else(|| class.find(".attention"))?;
+    Some(&class[..at]).filter(|prefix| has_layer(prefix))
 }
 
 /// Gathers of rows by data.
@@ -480,13 +492,16 @@ struct Blocks {
     of_product: BTreeMap<usize, (&'static str, usize, bool)>,
     /// How many blocks lie below a value.
     below: Vec<usize>,
+    /// What names call a block, where some of its weights have names: `encoder.layer0`.
+    names: BTreeMap<(&'static str, usize), String>,
 }
 
 impl Blocks {
     fn of(flow: &Flow<'_>, facts: &Facts, cores: &[Core], sequences: &Sequences) -> Blocks {
         let by_context: HashMap<usize, &Core> = cores.iter().map(|c| (c.context, c)).collect();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut blocks = Blocks { of_product: BTreeMap::new(), below: vec![0; flow.values.len()] };
+        let (of_product, names) = Default::default();
+        let mut blocks = Blocks { of_product, below: vec![0; flow.values.len()], names };
         for (n, node) in flow.nodes.iter().enumerate() {
             let ids = |v: Option<ValueId>| v.map(|v| facts.content[v] & sequences.ids);
             let depends = node.inputs.iter().flatten().fold(0, |all, i| all | facts.content[*i]);
@@ -516,7 +531,17 @@ impl Blocks {
     fn attention(&self, product: usize, labels: &BTreeSet<Label>) -> String {
         let (side, number, cross) = self.of_product.get(&product).copied().unwrap_or(("", 1, false));
         let name = if cross { "cross_attention" } else { "attention" };
-        format!("{side}layer{number}.{name}.{}", attention::words(labels))
+        format!("{}.{name}.{}", self.prefix(side, number), attention::words(labels))
+    }
+
+    fn learn(&mut self, product: usize, prefix: &str) {
+        if let Some((side, number, _)) = self.of_product.get(&product) {
+            self.names.entry((side, *number)).or_insert_with(|| prefix.to_string());
+        }
+    }
+
+    fn prefix(&self, side: &'static str, number: usize) -> String {
+        self.names.get(&(side, number)).cloned().unwrap_or_else(|| format!("{side}layer{number}"))
     }
 }
 

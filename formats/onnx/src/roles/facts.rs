@@ -16,7 +16,7 @@ pub(crate) struct Facts {
     pub(crate) content: Vec<Inputs>,
     /// Inputs that it depends on in any way, their shapes included.
     pub(crate) any: Vec<Inputs>,
-    /// Made of tensors of the file alone, some of them floats.
+    /// Made of tensors of the file, some of them floats, and at most of shapes of inputs: the same for all content.
     pub(crate) constant: Vec<bool>,
     /// It leads to an output of the model.
     pub(crate) reaches_output: Vec<bool>,
@@ -27,7 +27,7 @@ impl Facts {
         let n = flow.values.len();
         let mut facts =
             Facts { content: vec![0; n], any: vec![0; n], constant: vec![false; n], reaches_output: vec![false; n] };
-        // `fixed`: does not change from run to run.
+        // `fixed`: does not change with the content of inputs.
         let mut fixed = vec![false; n];
         for (value, v) in flow.values.iter().enumerate() {
             if let Some(tensor) = v.tensor {
@@ -65,7 +65,8 @@ impl Facts {
         let content = if shape_only { 0 } else { join(&self.content) };
         let any = join(&self.any);
         let random = node.op().starts_with("Random") || node.op() == "Multinomial" || node.op() == "Bernoulli";
-        let is_fixed = !random && inputs().all(|i| fixed[*i]);
+        // The shapes of inputs may say which part of a weight is taken: that is the same weight.
+        let is_fixed = shape_only || (!random && inputs().all(|i| fixed[*i]));
         let constant = is_fixed && !shape_only && inputs().any(|i| self.constant[*i]);
         for output in &node.outputs {
             (self.content[*output], self.any[*output]) = (content, any);
