@@ -16,6 +16,8 @@ pub mod model;
 mod pair;
 mod roles;
 mod source;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 pub mod writer;
 

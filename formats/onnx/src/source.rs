@@ -63,6 +63,12 @@ impl OnnxSource {
         Ok(OnnxSource { shared: Arc::new(shared), roles, warnings })
     }
 
+    /// What sinks are made from.
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
     /// The parsed model: its graph, for the engine.
     pub fn model(&self) -> &Model {
         &self.shared.model

@@ -9,6 +9,8 @@ mod edits;
 mod rewrite;
 mod sink;
 mod staged;
+#[cfg(test)]
+mod tests;
 
 pub use edits::{Edits, Segment};
 pub use rewrite::Rewrite;
