@@ -19,15 +19,14 @@ pub use temp::{TempFile, clean_stale};
 
 /// Opens a file for positioned reads.
 pub fn open(path: &Path) -> Result<File> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
-    match file.metadata() {
-        Ok(m) if m.is_dir() => Err(Error::failed(format!("cannot read \"{}\": it is a folder", path.display()))),
-        Ok(m) if !m.is_file() => {
-            Err(Error::failed(format!("cannot read \"{}\": it is no ordinary file", path.display())))
-        }
-        Ok(_) => Ok(file),
-        Err(e) => Err(Error::io("read", path, &e)),
+    let io = |e: std::io::Error| Error::io("read", path, &e);
+    // Asked before it is opened: opening a pipe would wait for its other end.
+    let kind = std::fs::metadata(path).map_err(io)?.file_type();
+    if !kind.is_file() {
+        let what = if kind.is_dir() { "a folder" } else { "no ordinary file" };
+        return Err(Error::failed(format!("cannot read \"{}\": it is {what}", path.display())));
     }
+    File::open(path).map_err(io)
 }
 
 /// Whether two paths name one existing file or folder: through links of either kind.

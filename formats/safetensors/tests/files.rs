@@ -206,3 +206,32 @@ fn an_input_truncated_while_it_is_copied_is_a_sentence() {
     assert_eq!(tree(dir.path()).len(), 1);
     assert!(Safetensors.open(&path, &OpenOptions::default()).is_err());
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn a_damaged_file_is_an_error_or_a_model_and_never_a_panic(
+        at in 0_usize..200, value in any::<u8>(), cut in 0_usize..260, tail in 0_usize..4, header in "[{}\\[\\]\":,0-9a-z_\\\\]{0,40}"
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        file(&path, &[("x_orig", "F32", &[3], f32s(&[1.0; 3])), ("x_mask", "F32", &[3], f32s(&[1.0; 3])), ("y", "I64", &[1], vec![7; 8])]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let n = bytes.len();
+        match tail {
+            0 => bytes[at % n] = value,
+            1 => bytes.truncate(cut % n),
+            2 => bytes.splice(8 + at % 100..8 + at % 100, header.bytes()).for_each(drop),
+            _ => {
+                bytes = (header.len() as u64).to_le_bytes().to_vec();
+                bytes.extend_from_slice(header.as_bytes());
+            }
+        }
+        std::fs::write(&path, bytes).unwrap();
+        match open(&path) {
+            Ok(source) => source.tensors().iter().for_each(|t| drop(read(&*source, &t.name))),
+            Err(e) => prop_assert!(e.to_string().contains("m.safetensors"), "{e}"),
+        }
+    }
+}
