@@ -2,15 +2,21 @@
 
 use half::slice::HalfFloatSliceExt;
 
+use crate::simd::wide;
 use crate::tensor::Dtype;
 
 /// Elements that are converted, scored and compared at once: small enough for the first- and second-level caches.
-pub const CHUNK_ELEMENTS: usize = 16 * 1024;
+pub const CHUNK_ELEMENTS: usize = 4 * 1024;
 
 /// Widens or narrows little-endian elements to f32. f64 beyond the range of f32 saturates, NaN stays NaN, and a
 /// non-zero f64 never becomes zero: a weight that is there is not taken for a pruned one. `bytes` holds `out.len()`
 /// elements of a type with [`Dtype::float_bytes`].
 pub fn to_f32(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
+    wide(|| convert(dtype, bytes, out));
+}
+
+#[inline(always)]
+fn convert(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         Dtype::F32 => {
             for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -82,21 +88,27 @@ pub fn from_f32(dtype: &Dtype, values: &[f32], out: &mut [u8]) {
 
 /// Sets every element to +0.0 for which `prune` says so. `width` is the bytes of an element.
 pub fn zero_where(width: usize, bytes: &mut [u8], prune: impl Fn(usize) -> bool) {
+    #[inline(always)]
     fn each<const W: usize>(bytes: &mut [u8], prune: impl Fn(usize) -> bool) {
         for (i, b) in bytes.as_chunks_mut::<W>().0.iter_mut().enumerate() {
             *b = if prune(i) { [0; W] } else { *b };
         }
     }
-    match width {
+    wide(|| match width {
         2 => each::<2>(bytes, prune),
         4 => each::<4>(bytes, prune),
         8 => each::<8>(bytes, prune),
         _ => unreachable!("no floating-point type has {width} bytes"),
-    }
+    });
 }
 
 /// How many elements are zero (+0.0 or −0.0).
 pub fn count_zeros(dtype: &Dtype, bytes: &[u8]) -> u64 {
+    wide(|| zeros(dtype, bytes))
+}
+
+#[inline(always)]
+fn zeros(dtype: &Dtype, bytes: &[u8]) -> u64 {
     let count = match dtype {
         Dtype::F32 => bytes.as_chunks::<4>().0.iter().filter(|b| u32::from_le_bytes(**b) << 1 == 0).count(),
         Dtype::Bf16 | Dtype::F16 => {

@@ -15,7 +15,8 @@ use crate::plan::{Plan, PruneWork, Work};
 use crate::progress::Watch;
 use crate::prune::{PartCount, Pruned, Pruning};
 use crate::report::{
-    self, Achieved, ClassReport, CompressReport, ModelReport, OutputReport, Report, StageClass, StageReport, Untouched, asked,
+    self, Achieved, ClassReport, CompressReport, ModelReport, OutputReport, Report, StageClass, StageReport, Untouched,
+    asked,
 };
 use crate::tensor::TensorId;
 use crate::weights::{Bits, Rule, Scoring, Weights};
@@ -38,8 +39,9 @@ pub fn run(plan: &Plan<'_>, options: &RunOptions, watch: Watch<'_>) -> Result<Re
     }
     std::thread::scope(|scope| {
         // The input's hash is computed beside the work, and only for a report.
-        let hashing = (options.report.is_some() && !options.dry_run)
-            .then(|| scope.spawn(|| hash::model_sha256(plan.model.files().map(|f| (f.name.as_str(), f.path.as_path())), watch)));
+        let hashing = (options.report.is_some() && !options.dry_run).then(|| {
+            scope.spawn(|| hash::model_sha256(plan.model.files().map(|f| (f.name.as_str(), f.path.as_path())), watch))
+        });
         let mut run = Run::new(plan, options, watch);
         run.stages()?;
         if options.dry_run {
@@ -187,7 +189,8 @@ impl<'p> Run<'p> {
     fn untouched(&self, work: &PruneWork<'_>, done: &Pruned) -> Vec<Untouched> {
         let map = &self.plan.map;
         let mut reasons: Vec<(TensorId, String)> = map.untouched.clone();
-        let touched: std::collections::BTreeSet<TensorId> = done.parts.iter().map(|p| map.parts[p.part].tensor).collect();
+        let touched: std::collections::BTreeSet<TensorId> =
+            done.parts.iter().map(|p| map.parts[p.part].tensor).collect();
         let mut others: Vec<TensorId> = map.parts.iter().map(|p| p.tensor).filter(|t| !touched.contains(t)).collect();
         others.dedup();
         for tensor in others {
@@ -220,11 +223,8 @@ impl<'p> Run<'p> {
 
     fn write(&mut self) -> Result<Written> {
         let recipe = self.plan.recipe;
-        let options = CreateOptions {
-            force: self.options.force,
-            recipe: None,
-            expected_bytes: Some(self.plan.model.bytes()),
-        };
+        let options =
+            CreateOptions { force: self.options.force, recipe: None, expected_bytes: Some(self.plan.model.bytes()) };
         let written = output::write(&self.weights, &self.plan.map, recipe.output()?, &options, self.watch)?;
         for (part, meant) in self.pruned.iter().enumerate() {
             if let Some(meant) = meant
@@ -276,7 +276,7 @@ impl<'p> Run<'p> {
         let ids: Vec<TensorId> = (0..tensors.len()).filter(|id| !self.weights.is_unchanged(*id)).collect();
         let shapes: Vec<(String, Vec<u64>)> =
             ids.iter().map(|id| (tensors[*id].name.clone(), tensors[*id].shape.clone())).collect();
-        let mut writer = MaskWriter::create(path, &shapes)?;
+        let writer = MaskWriter::create(path, &shapes)?;
         for (index, id) in ids.iter().enumerate() {
             writer.write(index, &mut |first, out| self.weights.nonzero_bits(*id, first, out))?;
         }

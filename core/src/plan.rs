@@ -219,8 +219,10 @@ fn open_masks(path: &Path, model: &Model) -> Result<MaskFile> {
 /// No output is an input or another output, under any of its names, or exists already without `--force`.
 fn check_outputs(setup: &Setup<'_>, recipe: &Recipe, model: &Model) -> Result<()> {
     let output = recipe.output()?;
-    let outputs: Vec<(&str, &Path)> =
-        [("output", Some(output)), ("mask", recipe.mask.as_deref())].into_iter().filter_map(|(k, p)| Some((k, p?))).collect();
+    let outputs: Vec<(&str, &Path)> = [("output", Some(output)), ("mask", recipe.mask.as_deref())]
+        .into_iter()
+        .filter_map(|(k, p)| Some((k, p?)))
+        .collect();
     let mut inputs: Vec<&Path> = model.files().map(|f| f.path.as_path()).collect();
     inputs.extend(recipe.model.all().iter().map(|p| p.as_path()));
     inputs.extend(recipe.from.as_deref());
@@ -238,10 +240,7 @@ fn check_outputs(setup: &Setup<'_>, recipe: &Recipe, model: &Model) -> Result<()
             )));
         }
         if path.exists() && !setup.force {
-            return Err(Error::usage(format!(
-                "\"{key}\": \"{}\" exists already; --force replaces it",
-                path.display()
-            )));
+            return Err(Error::usage(format!("\"{key}\": \"{}\" exists already; --force replaces it", path.display())));
         }
     }
     if let [(_, a), (_, b)] = outputs.as_slice()
@@ -325,8 +324,9 @@ impl PruneWork<'_> {
         let mut text = match (&self.stage.pattern, &self.stage.amount) {
             (Pattern::NofM { n, m }, _) => format!("keeps {n} of each {m} weights along the inputs of {weights}"),
             (_, Some(amounts)) => {
-                let populations =
-                    Populations::new(&plan.map, &self.parts, self.stage.scheme, amounts).map(|p| p.list).unwrap_or_default();
+                let populations = Populations::new(&plan.map, &self.parts, self.stage.scheme, amounts)
+                    .map(|p| p.list)
+                    .unwrap_or_default();
                 let target: u64 = populations.iter().map(|p| p.target).sum();
                 let n = populations.len();
                 let among = if n == 1 { String::new() } else { format!(" in {n} populations") };

@@ -11,11 +11,14 @@ pub fn key(value: f32, score: f32) -> u32 {
 
 /// The keys of a slice of weights; `None` where all weights and scores are finite, else the first index that is not.
 pub fn keys_of(values: &[f32], scores: &[f32], out: &mut [u32]) -> Option<usize> {
-    let mut worst = 0u32;
-    for ((o, &v), &s) in out.iter_mut().zip(values).zip(scores) {
-        *o = key(v, s);
-        worst = worst.max(v.to_bits() & 0x7fff_ffff).max(s.to_bits() & 0x7fff_ffff);
-    }
+    let worst = crate::simd::wide(|| {
+        let mut worst = 0u32;
+        for ((o, &v), &s) in out.iter_mut().zip(values).zip(scores) {
+            *o = key(v, s);
+            worst = worst.max(v.to_bits() & 0x7fff_ffff).max(s.to_bits() & 0x7fff_ffff);
+        }
+        worst
+    });
     if worst < 0x7f80_0000 {
         return None;
     }

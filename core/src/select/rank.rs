@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::key::{Cut, Norm};
+use super::key::{Cut, KeyCut, Norm};
 use crate::error::{Error, Result};
+use crate::simd::wide;
 
 /// A block of a population: weights that lie side by side in one part.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +73,11 @@ fn select_within(stream: &dyn KeyStream, target: u64, limits: Limits) -> Result<
     let mut collect = total <= limits.small;
     if !collect && target > 0 {
         let sample = Sample::draw(stream, total, limits.sample)?;
-        (low, high, guess) = sample.bracket(target, total, 1.0);
+        (low, high, guess) = sample.bracket(target, total);
         collect = sample.expected_within(low, high, total) <= limits.collect;
+        if !collect && let Some(selected) = Ties::run(stream, target, &sample.around(guess))? {
+            return Ok(selected);
+        }
     }
     loop {
         let pass = Pass::run(stream, low, high, guess, collect, limits)?;
@@ -142,21 +146,96 @@ impl Sample {
 
     /// Orders between which the target lies with near certainty, and the likeliest one. Sampled runs are neighbours
     /// and so alike: the spread is taken twice as wide as that of independent draws.
-    fn bracket(&self, target: u64, total: u64, width: f64) -> (u64, u64, u64) {
+    fn bracket(&self, target: u64, total: u64) -> (u64, u64, u64) {
         let n = self.0.len() as f64;
         let p = target as f64 / total as f64;
         let centre = p * n;
-        let spread = width * 6.0 * (p * (1.0 - p) * n).sqrt() * 1.5 + 16.0;
+        let spread = 6.0 * (p * (1.0 - p) * n).sqrt() * 1.5 + 16.0;
         let low = if centre - spread < 0.0 { 0 } else { self.0[(centre - spread) as usize] };
         let high = self.0.get((centre + spread) as usize).copied().unwrap_or(u64::MAX);
         let guess = self.0[(centre as usize).min(self.0.len() - 1)];
         (low, high, guess)
     }
 
+    /// The sampled order at `guess` and its neighbours, rising.
+    fn around(&self, guess: u64) -> Vec<u64> {
+        let upto = self.0.partition_point(|o| *o <= guess);
+        let from = self.0.partition_point(|o| *o < guess);
+        let before = from.checked_sub(1).map(|i| self.0[i]);
+        before.into_iter().chain([guess]).chain(self.0.get(upto).copied()).collect()
+    }
+
     fn expected_within(&self, low: u64, high: u64, total: u64) -> u64 {
         let within = self.0.partition_point(|o| *o <= high) - self.0.partition_point(|o| *o < low);
         (within as f64 / self.0.len() as f64 * total as f64) as u64
     }
+}
+
+/// One pass for populations in which many weights share few scores, such as bf16: counts what lies below and at each of
+/// a few likely orders. Where the cut is one of them, nothing more needs to be read.
+struct Ties;
+
+impl Ties {
+    fn run(stream: &dyn KeyStream, target: u64, orders: &[u64]) -> Result<Option<Selected>> {
+        let blocks = stream.blocks();
+        let found: Result<Vec<(u64, Vec<(u64, u64)>)>> = (0..blocks.len())
+            .into_par_iter()
+            .map(|index| {
+                let bounds: Vec<KeyCut> =
+                    orders.iter().map(|o| Cut { order: *o, last: 0 }.for_norm(blocks[index].norm)).collect();
+                let mut counts = vec![(0, 0); orders.len()];
+                let mut zeros = 0;
+                stream.visit(index, 0..blocks[index].len, &mut |_, keys| {
+                    zeros += count_below(keys, 1);
+                    for ((less, equal), bound) in counts.iter_mut().zip(&bounds) {
+                        let below = count_below(keys, bound.below);
+                        *less += below;
+                        *equal += count_below(keys, bound.upto) - below;
+                    }
+                })?;
+                stream.tick(blocks[index].len)?;
+                Ok((zeros, counts))
+            })
+            .collect();
+        let found = found?;
+        if found.iter().map(|(zeros, _)| zeros).sum::<u64>() >= target {
+            return Ok(None);
+        }
+        for (i, order) in orders.iter().enumerate() {
+            let less: u64 = found.iter().map(|(_, counts)| counts[i].0).sum();
+            let equal: u64 = found.iter().map(|(_, counts)| counts[i].1).sum();
+            if less < target && target <= less + equal {
+                let counts = found.iter().map(|(_, counts)| counts[i]);
+                let zeros = found.iter().map(|(zeros, _)| *zeros).collect();
+                return cut_ties(stream, target, *order, counts, zeros).map(Some);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The cut at a known order, from counts of lesser and equal weights in each block: finds the position of the last
+/// tied weight that goes.
+fn cut_ties(
+    stream: &dyn KeyStream,
+    target: u64,
+    order: u64,
+    counts: impl Iterator<Item = (u64, u64)>,
+    zeros: Vec<u64>,
+) -> Result<Selected> {
+    let counts: Vec<(u64, u64)> = counts.collect();
+    let mut pruned: Vec<u64> = counts.iter().map(|(less, _)| *less).collect();
+    let mut ties = target.checked_sub(pruned.iter().sum()).filter(|t| *t > 0).ok_or_else(changed)?;
+    for (index, (_, equal)) in counts.iter().enumerate() {
+        let here = (*equal).min(ties);
+        pruned[index] += here;
+        ties -= here;
+        if ties == 0 {
+            let last = nth_tie(stream, index, order, here)?.ok_or_else(changed)? + stream.blocks()[index].first;
+            return Ok(Selected { cut: Cut { order, last }, pruned, zeros });
+        }
+    }
+    Err(changed())
 }
 
 /// What one pass found in a block.
@@ -205,7 +284,7 @@ impl Pass {
                     let over = collected.load(std::sync::atomic::Ordering::Relaxed) > room;
                     let mut found = BlockCount::default();
                     stream.visit(index, 0..block.len, &mut |start, keys| {
-                        scan.run(start, keys, &mut found, (collect && !over).then_some(()), &mut hist);
+                        scan.run(start, keys, &mut found, collect && !over, &mut hist);
                     })?;
                     collected.fetch_add(found.items.len() as u64, std::sync::atomic::Ordering::Relaxed);
                     stream.tick(block.len)?;
@@ -268,20 +347,8 @@ impl Pass {
         limits: Limits,
     ) -> Result<Selected> {
         let pass = if guess == order { self } else { Pass::run(stream, order, order, order, false, limits)? };
-        let mut ties = target.checked_sub(pass.sum(|b| b.less_than_guess)).filter(|t| *t > 0).ok_or_else(changed)?;
-        let mut pruned: Vec<u64> = pass.blocks.iter().map(|b| b.less_than_guess).collect();
-        let mut last = None;
-        for (index, (found, block)) in pass.blocks.iter().zip(stream.blocks()).enumerate() {
-            let here = found.equal_to_guess.min(ties);
-            pruned[index] += here;
-            ties -= here;
-            if ties == 0 {
-                last = nth_tie(stream, index, order, here)?.map(|i| block.first + i);
-                break;
-            }
-        }
-        let cut = Cut { order, last: last.ok_or_else(changed)? };
-        Ok(Selected { cut, pruned, zeros: pass.blocks.iter().map(|b| b.zeros).collect() })
+        let counts = pass.blocks.iter().map(|b| (b.less_than_guess, b.equal_to_guess));
+        cut_ties(stream, target, order, counts, pass.blocks.iter().map(|b| b.zeros).collect())
     }
 }
 
@@ -334,39 +401,44 @@ impl Scan {
         }
     }
 
-    #[inline(always)]
-    fn run(&self, start: usize, keys: &[u32], found: &mut BlockCount, collect: Option<()>, hist: &mut [u64]) {
+    fn run(&self, start: usize, keys: &[u32], found: &mut BlockCount, collect: bool, hist: &mut [u64]) {
+        let below = count_below(keys, self.low_key);
+        let within = count_below(keys, self.high_key) - below;
+        found.zeros += count_below(keys, 1);
+        found.below += below;
+        found.within += within;
+        if !hist.is_empty() {
+            let less = count_below(keys, self.guess_low);
+            found.less_than_guess += less;
+            found.equal_to_guess += count_below(keys, self.guess_high) - less;
+        }
+        if within == 0 || (!collect && hist.is_empty()) {
+            return;
+        }
+        let span = self.high_key - self.low_key;
         for (index, run) in keys.chunks(64).enumerate() {
-            let start = start + index * 64;
-            let (mut zeros, mut below, mut upto) = (0u32, 0u32, 0u32);
-            for k in run {
-                zeros += u32::from(*k == 0);
-                below += u32::from(*k < self.low_key);
-                upto += u32::from(*k < self.high_key);
-            }
-            found.zeros += u64::from(zeros);
-            found.below += u64::from(below);
-            found.within += u64::from(upto - below);
-            if upto == below {
+            if count_within(run, self.low_key, span) == 0 {
                 continue;
             }
-            let within = run.iter().enumerate().filter(|(_, k)| **k >= self.low_key && **k < self.high_key);
-            if collect.is_some() {
+            let start = start + index * 64;
+            let within = run.iter().enumerate().filter(|(_, k)| k.wrapping_sub(self.low_key) < span);
+            if collect {
                 found.items.extend(within.map(|(i, k)| (*k, (start + i) as u32)));
-            } else if !hist.is_empty() {
+            } else {
                 within.for_each(|(_, k)| hist[((self.norm.order(*k) - self.low) >> self.shift) as usize] += 1);
             }
         }
-        if !hist.is_empty() {
-            let (mut less, mut upto) = (0u64, 0u64);
-            for k in keys {
-                less += u64::from(*k < self.guess_low);
-                upto += u64::from(*k < self.guess_high);
-            }
-            found.less_than_guess += less;
-            found.equal_to_guess += upto - less;
-        }
     }
+}
+
+/// How many keys are below a bound.
+fn count_below(keys: &[u32], bound: u32) -> u64 {
+    wide(|| keys.chunks(1 << 16).map(|run| u64::from(run.iter().map(|k| u32::from(*k < bound)).sum::<u32>())).sum())
+}
+
+/// How many of a short run of keys lie in [low, low + span).
+fn count_within(run: &[u32], low: u32, span: u32) -> u32 {
+    wide(|| run.iter().map(|k| u32::from(k.wrapping_sub(low) < span)).sum())
 }
 
 #[cfg(test)]
