@@ -28,7 +28,7 @@ if ! ready; then
     exec 9>"$target/venv.lock"
     flock 9
     if ! ready; then
-        [ -n "$(find "$failed" -mmin -10 2>/dev/null)" ] && skip "$(cat "$failed")"
+        [ -n "$(find "$failed" -newer "$requirements" -mmin -10 2>/dev/null)" ] && skip "$(cat "$failed")"
         rm -rf "$venv" "$failed"
         log=$target/venv.log
         python3 -m venv "$venv" >"$log" 2>&1 || give_up "python3 -m venv failed (see $log)"
