@@ -68,7 +68,7 @@ impl<'a> Context<'a> {
                 "1-D"
             };
             let class = self.recurrent.class_of(&info.name).unwrap_or_else(|| self.class(&path, info));
-            return Role::OneDimensional(vec![part(class, info.elements, 1, Kind::Vector)], reason.into());
+            return Role::OneDimensional(vec![part(class, 1, info.elements, Kind::Vector)], reason.into());
         }
         if let Some(parts) = self.recurrent.parts(&info.name, &info.shape) {
             return Role::Weight(parts);

@@ -16,6 +16,8 @@ pub(super) const SUFFIX: &str = ".compress-tmp";
 pub struct TempFile {
     file: Option<File>,
     path: PathBuf,
+    /// What it is for: the name that errors show.
+    output: PathBuf,
     /// The name without [`SUFFIX`].
     stem: OsString,
 }
@@ -41,7 +43,9 @@ impl TempFile {
                     let _ = std::fs::remove_file(&path);
                     return Err(failed(&e));
                 }
-                _ if os::still_named(&file, &path) => return Ok(TempFile { file: Some(file), path, stem }),
+                _ if os::still_named(&file, &path) => {
+                    return Ok(TempFile { file: Some(file), path, output: output.to_path_buf(), stem });
+                }
                 _ => {}
             }
         }
@@ -86,7 +90,7 @@ impl TempFile {
     }
 
     fn failed(&self, e: &std::io::Error) -> Error {
-        Error::io("write", &self.path, e)
+        Error::io("write", &self.output, e)
     }
 }
 

@@ -19,7 +19,7 @@ const WRITEBACK_BYTES: u64 = 8 << 20;
 pub struct Shard {
     /// The file.
     pub file: File,
-    /// Where it is now.
+    /// Its final name, for errors.
     pub path: PathBuf,
     /// Where the header's space ends and the tensors begin.
     data_at: u64,

@@ -41,9 +41,12 @@ impl ModelSink {
             let (file, path) = match &place {
                 Place::File(temp) => {
                     let file = temp.file().try_clone().map_err(|e| Error::io("write", output, &e))?;
-                    (file, temp.path().to_path_buf())
+                    (file, output.to_path_buf())
                 }
-                Place::Folder(dir) => new_file(dir.path().join(&model.0.files[s].name))?,
+                Place::Folder(dir) => {
+                    let name = Path::new(&model.0.files[s].name);
+                    (new_file(dir.path(), name, output)?, output.join(name))
+                }
             };
             shards.push(Shard::create(&model.0, s, file, path)?);
         }
@@ -104,7 +107,8 @@ impl ModelSink {
             let total = self.shards.iter().map(Shard::payload).sum();
             let kept = changes.is_empty() && index.total_size.is_none_or(|t| t == total);
             let text = if kept { index.text.clone() } else { index.rewritten(&changes, total)? };
-            let (file, path) = new_file(dir.join(index.path.file_name().unwrap_or_default()))?;
+            let name = Path::new(index.path.file_name().unwrap_or_default());
+            let (file, path) = (new_file(dir, name, &self.output)?, self.output.join(name));
             let io = |e| Error::io("write", &path, &e);
             files::write_all_at(&file, &text, 0).map_err(io)?;
             file.sync_all().map_err(io)?;
@@ -112,14 +116,16 @@ impl ModelSink {
         for extra in &folder.extras {
             let from_path = folder.root.join(extra);
             let from = files::open(&from_path)?;
-            let to_path = dir.join(extra);
-            let below = files::folder_of(&to_path);
-            std::fs::create_dir_all(below).map_err(|e| Error::io("create the folder", below, &e))?;
-            let (to, to_path) = new_file(to_path)?;
+            let (to_path, below) = (self.output.join(extra), dir.join(files::folder_of(extra)));
+            let to_io = |e: std::io::Error| Error::io("write", &to_path, &e);
+            std::fs::create_dir_all(below).map_err(to_io)?;
+            let to = new_file(dir, extra, &self.output)?;
             let bytes = from.metadata().map_err(|e| Error::io("read", &from_path, &e))?.len();
-            files::copy_range(&from, 0, &to, 0, bytes)
-                .and_then(|()| to.sync_all())
-                .map_err(|e| Error::io("copy", &from_path, &e).at(format_args!("\"{}\"", to_path.display())))?;
+            files::copy_range(&from, 0, &to, 0, bytes).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => Error::io("read", &from_path, &e),
+                _ => to_io(e),
+            })?;
+            to.sync_all().map_err(to_io)?;
         }
         Ok(())
     }
@@ -164,9 +170,8 @@ impl Sink for ModelSink {
     }
 }
 
-fn new_file(path: PathBuf) -> Result<(File, PathBuf)> {
-    match File::options().read(true).write(true).create_new(true).open(&path) {
-        Ok(file) => Ok((file, path)),
-        Err(e) => Err(Error::io("write", &path, &e)),
-    }
+/// A new file in the folder that is being built; errors show the name that it will have.
+fn new_file(dir: &Path, name: &Path, output: &Path) -> Result<File> {
+    let file = File::options().read(true).write(true).create_new(true).open(dir.join(name));
+    file.map_err(|e| Error::io("write", &output.join(name), &e))
 }
