@@ -74,7 +74,12 @@ impl List {
     }
 }
 
-fn describe(name: String, (shape, data_type, elements): (Vec<u64>, DataType, u64), stored: u64, file: usize) -> TensorInfo {
+fn describe(
+    name: String,
+    (shape, data_type, elements): (Vec<u64>, DataType, u64),
+    stored: u64,
+    file: usize,
+) -> TensorInfo {
     let dtype = data_type.dtype();
     let not_a_weight = match &dtype {
         Dtype::Other(name, _) => Some(name.clone()),
@@ -116,7 +121,8 @@ impl Walk<'_> {
                 }
                 None => {
                     let is_mask = masks.contains(tensor.name.as_str());
-                    let reason = if is_mask { format!("mask of {}", tensor.name.replace("_mask", "")) } else { String::new() };
+                    let reason =
+                        if is_mask { format!("mask of {}", tensor.name.replace("_mask", "")) } else { String::new() };
                     (tensor.name.as_str(), Site::Tensor(tensor.clone()), reason)
                 }
             };

@@ -72,7 +72,12 @@ pub(crate) fn value(name: &str, data_type: i64, dims: &[i64]) -> Message {
 }
 
 /// A graph of nodes, initialisers, inputs and outputs.
-pub(crate) fn graph(nodes: Vec<Message>, tensors: Vec<Message>, inputs: Vec<Message>, outputs: Vec<Message>) -> Message {
+pub(crate) fn graph(
+    nodes: Vec<Message>,
+    tensors: Vec<Message>,
+    inputs: Vec<Message>,
+    outputs: Vec<Message>,
+) -> Message {
     let graph = nodes.into_iter().fold(Message::new(), |m, n| m.message(1, n)).bytes(2, "g");
     let graph = tensors.into_iter().fold(graph, |m, t| m.message(5, t));
     let graph = inputs.into_iter().fold(graph, |m, i| m.message(11, i));

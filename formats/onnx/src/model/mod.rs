@@ -18,17 +18,17 @@ mod dtype;
 mod external;
 mod parse;
 mod parse_tensor;
-mod sparse;
 mod spans;
+mod sparse;
 mod tensor;
 mod typed;
 
 use std::sync::Arc;
 
 pub use dtype::DataType;
-pub use sparse::SparseRef;
 pub(crate) use external::Externals;
 pub(crate) use spans::{MessageId, Spans};
+pub use sparse::SparseRef;
 pub use tensor::TensorRef;
 pub(crate) use tensor::{Place, count_elements, field};
 pub(crate) use typed::encode_entries;
@@ -253,5 +253,7 @@ pub enum Dim {
     Unknown,
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

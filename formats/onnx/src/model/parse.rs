@@ -59,7 +59,9 @@ impl Parser<'_> {
         let (mut opsets, mut metadata, mut functions, mut graph) = (Vec::new(), Vec::new(), Vec::new(), None);
         while let Some(f) = self.cursor.field(end)? {
             match (f.number, &f.value) {
-                (field::MODEL_IR_VERSION, Value::Varint(v)) => (ir_version, ir_version_span) = (*v as i64, f.span.clone()),
+                (field::MODEL_IR_VERSION, Value::Varint(v)) => {
+                    (ir_version, ir_version_span) = (*v as i64, f.span.clone())
+                }
                 (2, Value::Bytes(range)) => producer = self.string(range)?,
                 (7, Value::Bytes(body)) => {
                     self.once(&graph, &f)?;

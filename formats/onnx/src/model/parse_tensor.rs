@@ -7,8 +7,8 @@ use compress_core::{Error, Result};
 
 use super::dtype::DataType;
 use super::parse::Parser;
-use super::sparse::SparseRef;
 use super::spans::MessageId;
+use super::sparse::SparseRef;
 use super::tensor::{External, Place, TensorRef, count_elements, field};
 use super::typed::Typed;
 use crate::wire::{Field, Value};
@@ -136,14 +136,13 @@ impl Parser<'_> {
 
     fn external(&self, entries: Vec<(String, String)>, fields: Vec<Range<u64>>, expected: u64) -> Result<Place> {
         let get = |key: &str| entries.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        let number = |key: &str| match get(key) {
-            None => Ok(None),
-            Some(text) => text
-                .trim()
-                .parse::<u64>()
-                .map(Some)
-                .map_err(|_| Error::failed(format!("its external data have the {key} \"{text}\", which is no number"))),
-        };
+        let number =
+            |key: &str| match get(key) {
+                None => Ok(None),
+                Some(text) => text.trim().parse::<u64>().map(Some).map_err(|_| {
+                    Error::failed(format!("its external data have the {key} \"{text}\", which is no number"))
+                }),
+            };
         let Some(location) = get("location") else { return Err(Error::failed("its external data have no location")) };
         let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(expected));
         if length != expected {

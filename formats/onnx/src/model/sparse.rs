@@ -49,7 +49,8 @@ impl SparseRef {
         let stored = values.stored_bytes() + indices.stored_bytes();
         let dense = u128::from(elements) * u128::from(bits / 8);
         if dense > u128::from(stored.max(64)) * u128::from(max_expand) {
-            let why = format!("unfolds from {stored} to {dense} bytes; allow it with --max-expand if you trust the file");
+            let why =
+                format!("unfolds from {stored} to {dense} bytes; allow it with --max-expand if you trust the file");
             return Err(what(why));
         }
         let this = SparseRef { values, indices, dims, elements, message };
@@ -148,7 +149,8 @@ impl SparseRef {
         while at < self.values.elements {
             for flat in self.flat_indices(at, BATCH)? {
                 if last.is_some_and(|last| last >= flat) {
-                    let text = format!("sparse tensor \"{}\": its indices are not in increasing order", self.values.name);
+                    let text =
+                        format!("sparse tensor \"{}\": its indices are not in increasing order", self.values.name);
                     return Err(Error::failed(text));
                 }
                 last = Some(flat);

@@ -74,8 +74,8 @@ fn from_softmax(flow: &Flow<'_>, facts: &Facts, node: &FlowNode<'_>) -> Option<(
                     let core = Core { context: *n, value: partner, query: None, products };
                     return Some((core, vec![(scores, None)]));
                 }
-                "Cast" | "Dropout" | "Identity" | "Where" | "Mul" | "Reshape" | "Transpose" | "Unsqueeze" | "Squeeze"
-                | "Expand" | "Slice" => next = next.or(consumer.outputs.first().copied()),
+                "Cast" | "Dropout" | "Identity" | "Where" | "Mul" | "Reshape" | "Transpose" | "Unsqueeze"
+                | "Squeeze" | "Expand" | "Slice" => next = next.or(consumer.outputs.first().copied()),
                 _ => {}
             }
         }
@@ -90,7 +90,9 @@ fn is_mask(flow: &Flow<'_>, value: ValueId) -> bool {
     for _ in 0..8 {
         let Some(node) = flow.producer(value) else { return false };
         match node.op() {
-            "Equal" | "Not" | "And" | "Or" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "IsNaN" => return true,
+            "Equal" | "Not" | "And" | "Or" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "IsNaN" => {
+                return true;
+            }
             "Cast" | "Unsqueeze" | "Squeeze" | "Expand" | "Identity" => match node.input(0) {
                 Some(v) => value = v,
                 None => return false,

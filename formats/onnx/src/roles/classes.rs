@@ -104,8 +104,8 @@ impl<'a, 'm> Classes<'a, 'm> {
             }
             let node = self.flow.producer(value)?;
             match node.op() {
-                "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Cast" | "Identity" | "Split" | "Slice" | "Gather"
-                | "Flatten" => value = node.input(0)?,
+                "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Cast" | "Identity" | "Split" | "Slice"
+                | "Gather" | "Flatten" => value = node.input(0)?,
                 _ => return None,
             }
         }
@@ -259,7 +259,9 @@ impl<'a, 'm> Classes<'a, 'm> {
         };
         let renamed: Vec<TensorInfo> = self.list.infos.iter().zip(&found).map(rename).collect();
         let class = |(role, name): (&Role, &Option<String>)| match role {
-            Role::Weight(parts) | Role::OneDimensional(parts, _) if name.is_some() => parts.first().map(|p| p.class.clone()),
+            Role::Weight(parts) | Role::OneDimensional(parts, _) if name.is_some() => {
+                parts.first().map(|p| p.class.clone())
+            }
             _ => None,
         };
         names::roles(&renamed).tensors.iter().zip(&found).map(class).map(|c| c.filter(|c| !c.is_empty())).collect()
@@ -270,7 +272,8 @@ impl<'a, 'm> Classes<'a, 'm> {
         let name = |table: Table| {
             let side = sequences.side(if table.ids != 0 { table.ids } else { table.any });
             let named = self.leaves(table.table).first().and_then(|t| self.named(*t));
-            let after = named.and_then(|n| n.find("embedding").map(|at| &n[at..])).filter(|n| n.starts_with("embedding"));
+            let after =
+                named.and_then(|n| n.find("embedding").map(|at| &n[at..])).filter(|n| n.starts_with("embedding"));
             let class = match (side, named, after) {
                 ("", Some(named), Some(_)) => named.to_string(),
                 (_, _, Some(after)) => format!("{side}{after}"),
@@ -299,7 +302,12 @@ impl<'a, 'm> Classes<'a, 'm> {
         self.tables.iter().any(|(t, _)| t.node == node)
     }
 
-    fn name_products(&mut self, products: Vec<Product>, cores: &[Core], sequences: &Sequences) -> Vec<(Product, String)> {
+    fn name_products(
+        &mut self,
+        products: Vec<Product>,
+        cores: &[Core],
+        sequences: &Sequences,
+    ) -> Vec<(Product, String)> {
         let recurrent = !self.layers.is_empty();
         let mut blocks = Blocks::of(self.flow, self.facts, cores, sequences);
         for product in &products {
@@ -359,7 +367,9 @@ impl<'a, 'm> Classes<'a, 'm> {
 
 /// Whether a class names a numbered layer.
 fn has_layer(class: &str) -> bool {
-    class.split('.').any(|s| s.strip_prefix("layer").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())))
+    class
+        .split('.')
+        .any(|s| s.strip_prefix("layer").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())))
 }
 
 /// What precedes the attention in a class: `encoder.layer0`.
@@ -544,4 +554,3 @@ impl Blocks {
         self.names.get(&(side, number)).cloned().unwrap_or_else(|| format!("{side}layer{number}"))
     }
 }
-

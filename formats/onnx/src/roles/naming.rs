@@ -2,14 +2,62 @@
 
 /// What exporters call values that have no name: these words, and digits.
 const ANONYMOUS: &[&str] = &[
-    "", "val", "t", "tmp", "v", "p", "b", "w", "x", "const", "constant", "constantoutput", "initializer", "init", "param",
-    "tensor", "node", "matmul", "gemm", "conv", "linear", "lstm", "gru", "rnn", "gather", "add", "mul", "transpose",
-    "reshape", "einsum", "identity", "variable", "value", "unnamed", "fused", "folded", "weight", "kernel", "bias",
+    "",
+    "val",
+    "t",
+    "tmp",
+    "v",
+    "p",
+    "b",
+    "w",
+    "x",
+    "const",
+    "constant",
+    "constantoutput",
+    "initializer",
+    "init",
+    "param",
+    "tensor",
+    "node",
+    "matmul",
+    "gemm",
+    "conv",
+    "linear",
+    "lstm",
+    "gru",
+    "rnn",
+    "gather",
+    "add",
+    "mul",
+    "transpose",
+    "reshape",
+    "einsum",
+    "identity",
+    "variable",
+    "value",
+    "unnamed",
+    "fused",
+    "folded",
+    "weight",
+    "kernel",
+    "bias",
 ];
 
 /// Endings that say that it is the weight, not what it is the weight of.
-const ENDINGS: &[&str] =
-    &["/MatMul/ReadVariableOp", "/ReadVariableOp", ":0", "_orig", "_v", "_g", "weight", "kernel", "weights", "bias", "W", "B"];
+const ENDINGS: &[&str] = &[
+    "/MatMul/ReadVariableOp",
+    "/ReadVariableOp",
+    ":0",
+    "_orig",
+    "_v",
+    "_g",
+    "weight",
+    "kernel",
+    "weights",
+    "bias",
+    "W",
+    "B",
+];
 
 /// Whether a name tells something about what it names.
 fn tells(name: &str) -> bool {
@@ -24,7 +72,8 @@ fn tells(name: &str) -> bool {
 pub(crate) fn from_tensor(name: &str) -> Option<String> {
     let mut path = name.trim_matches(|c| c == '/' || c == '.');
     loop {
-        let shorter = ENDINGS.iter().find_map(|end| path.strip_suffix(end)).map(|p| p.trim_end_matches(['.', '/', '_']));
+        let shorter =
+            ENDINGS.iter().find_map(|end| path.strip_suffix(end)).map(|p| p.trim_end_matches(['.', '/', '_']));
         match shorter.filter(|p| !p.is_empty()) {
             Some(p) => path = p,
             None => break,
@@ -65,12 +114,9 @@ mod tests {
 
     #[test]
     fn names_of_nodes() {
-        for (name, class) in [
-            ("/encoder/fc1/MatMul_2", Some("encoder.fc1")),
-            ("/MatMul_1", None),
-            ("node_linear_3", None),
-            ("", None),
-        ] {
+        for (name, class) in
+            [("/encoder/fc1/MatMul_2", Some("encoder.fc1")), ("/MatMul_1", None), ("node_linear_3", None), ("", None)]
+        {
             assert_eq!(from_node(name).as_deref(), class, "{name}");
         }
     }

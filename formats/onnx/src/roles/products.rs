@@ -76,7 +76,9 @@ impl Product {
             "MatMul" | "Gemm" | "FusedMatMul" | "FusedGemm" | "TransposeMatMul" => {
                 product(a, b, if flag("transA") { Form::InOut } else { Form::OutIn })
             }
-            "Attention" | "PackedAttention" if b_fixed && node.node.domain == "com.microsoft" => product(b, a, Form::InOut),
+            "Attention" | "PackedAttention" if b_fixed && node.node.domain == "com.microsoft" => {
+                product(b, a, Form::InOut)
+            }
             "Einsum" if node.inputs.len() == 2 => {
                 let (weight, data) = if b_fixed { (b, a) } else { (a, b) };
                 product(weight, data, einsum(node, b_fixed).unwrap_or(Form::Any))

@@ -51,7 +51,9 @@ fn show() {
         let source = OnnxSource::open(Path::new(file), &Default::default()).unwrap();
         for (info, role) in source.tensors().iter().zip(&source.roles().unwrap().tensors) {
             let names = |parts: &[compress_core::class::PartSpec]| {
-                let show = |p: &compress_core::class::PartSpec| format!("{}[{}x{} {:?} {:?}]", p.name(), p.rows, p.cols, p.order, p.kind);
+                let show = |p: &compress_core::class::PartSpec| {
+                    format!("{}[{}x{} {:?} {:?}]", p.name(), p.rows, p.cols, p.order, p.kind)
+                };
                 parts.iter().map(show).collect::<Vec<_>>().join(" ")
             };
             let text = match role {

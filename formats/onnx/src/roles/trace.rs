@@ -157,7 +157,9 @@ impl<'f, 'm> Tracer<'f, 'm> {
     fn step(&self, value: ValueId, node: &FlowNode<'m>, mut index: Vec<u64>) -> Option<Step> {
         let from = node.input(0)?;
         Some(match node.op() {
-            "Identity" | "Cast" | "CastLike" | "Dropout" | "QuantizeLinear" | "DequantizeLinear" => Step::To(from, index),
+            "Identity" | "Cast" | "CastLike" | "Dropout" | "QuantizeLinear" | "DequantizeLinear" => {
+                Step::To(from, index)
+            }
             "Mul" | "Div" | "Add" | "Sub" => {
                 // The operand of the result's own shape is the weight; of two such, the one that is not a mask.
                 let whole = self.shape(value)?;

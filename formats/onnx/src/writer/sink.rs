@@ -216,7 +216,9 @@ impl OnnxSink {
         let (temp, bytes, hash) = data.finish()?;
         let name = format!("{}.{hash}.data", self.output.file_name().unwrap_or_default().to_string_lossy());
         for id in ids {
-            let (Some(tensor), Some(offset)) = (stored(&shared.list.sites[id]), self.homes[&id].offset) else { continue };
+            let (Some(tensor), Some(offset)) = (stored(&shared.list.sites[id]), self.homes[&id].offset) else {
+                continue;
+            };
             self.point(tensor, &name, offset);
         }
         let path = files::folder_of(&self.output).join(&name);
@@ -310,4 +312,3 @@ fn is_initializer(shared: &Shared, message: MessageId) -> bool {
     let parent = spans.get(message).parent;
     parent.is_some_and(|p| spans.is_graph(p))
 }
-

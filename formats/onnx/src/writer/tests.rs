@@ -162,7 +162,9 @@ fn an_output_is_never_an_input() {
         dir.path().join(name)
     };
     std::os::unix::fs::symlink(&input, dir.path().join("soft.onnx")).unwrap();
-    for output in [input.clone(), link("hard.onnx", "in.onnx"), link("data.onnx", "w.bin"), dir.path().join("soft.onnx")] {
+    for output in
+        [input.clone(), link("hard.onnx", "in.onnx"), link("data.onnx", "w.bin"), dir.path().join("soft.onnx")]
+    {
         let error = source.create(&output, &create()).err().unwrap().to_string();
         assert!(error.contains("is the input"), "{error}");
     }
@@ -198,10 +200,7 @@ fn weights_in_branches_and_constants_are_written_in_place() {
     let bytes = model(graph(vec![choose], vec![], inputs, vec![value("y", 1, &[0, 6])]));
     let (dir, source) = open(&bytes).unwrap();
     let listed: Vec<&str> = source.tensors().iter().map(|t| t.name.as_str()).collect();
-    assert_eq!(
-        listed,
-        ["/If/y/then_branch/C", "/If/y/then_branch/W", "/If/y/else_branch/C", "/If/y/else_branch/W"]
-    );
+    assert_eq!(listed, ["/If/y/then_branch/C", "/If/y/then_branch/W", "/If/y/else_branch/C", "/If/y/else_branch/W"]);
     prune(&source, &dir.path().join("out.onnx"), &create()).unwrap();
     assert_eq!(std::fs::read(dir.path().join("out.onnx")).unwrap().len(), bytes.len());
 }
@@ -209,8 +208,7 @@ fn weights_in_branches_and_constants_are_written_in_place() {
 #[test]
 fn pairs_of_torch_prune_are_the_pruned_weight() {
     let mask: Vec<f32> = (0..24).map(|i| f32::from(u8::from(i % 3 != 0))).collect();
-    let tensors =
-        vec![raw("fc.weight_orig", &[6, 4]), head("fc.weight_mask", &[6, 4], 1).bytes(9, f32s(&mask))];
+    let tensors = vec![raw("fc.weight_orig", &[6, 4]), head("fc.weight_mask", &[6, 4], 1).bytes(9, f32s(&mask))];
     let nodes = vec![
         node("Mul", &["fc.weight_orig", "fc.weight_mask"], &["w"]),
         node("Transpose", &["w"], &["wt"]),
@@ -242,7 +240,8 @@ fn weights_are_replaced_by_pieces_and_nodes() {
     let nodes = vec![node("MatMul", &["x", "W"], &["y"])];
     let inputs = vec![value("x", 1, &[0, 4]), value("W", 1, &[4, 6])];
     let graph = graph(nodes, vec![raw("W", &[4, 6])], inputs, vec![value("y", 1, &[0, 6])]);
-    let bytes = Message::new().int(1, 3).message(7, graph).message(8, Message::new().bytes(1, "").int(2, 9)).into_bytes();
+    let bytes =
+        Message::new().int(1, 3).message(7, graph).message(8, Message::new().bytes(1, "").int(2, 9)).into_bytes();
     let (dir, source) = open(&bytes).unwrap();
     let output = dir.path().join("out.onnx");
     let mut sink = super::OnnxSink::create(source.shared(), &output, &create()).unwrap();
