@@ -1,8 +1,11 @@
 //! Runs an ONNX graph forwards and backwards: evaluates, measures evidence, retrains.
 
 pub mod buffer;
+pub mod execute;
 pub mod graph;
+pub mod import;
 pub mod kernels;
 pub mod ops;
+pub mod program;
 pub mod real;
 pub mod value;

@@ -33,6 +33,15 @@ pub struct Context {
     pub grad: Vec<bool>,
     /// Number of outputs that the node names.
     pub outputs: usize,
+    /// Random state of dropout; `None` = nothing drops.
+    pub noise: Option<Noise>,
+}
+
+/// Where random numbers come from: the same key gives the same ones, whatever thread asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Noise {
+    /// Made from seed, step and slice of the batch.
+    pub key: u64,
 }
 
 impl Context {
