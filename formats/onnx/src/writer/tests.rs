@@ -262,3 +262,54 @@ fn weights_are_replaced_by_pieces_and_nodes() {
     assert_eq!(graph.inputs.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), ["x"]);
     assert!(bytes_of(&written, "W.half") == vec![0x3c; 48]);
 }
+
+#[test]
+#[ignore = "prunes the files in $ONNX_FILES into the folder $OUT, for a look with other tools"]
+fn prune_files() {
+    let out = std::path::PathBuf::from(std::env::var("OUT").unwrap());
+    for file in std::env::var("ONNX_FILES").unwrap().split(' ') {
+        let clock = std::time::Instant::now();
+        let source = OnnxSource::open(Path::new(file), &Default::default()).unwrap();
+        let opened = clock.elapsed();
+        prune(&source, &out.join(Path::new(file).file_name().unwrap()), &create()).unwrap();
+        println!("{file}: opened in {opened:?}, all in {:?}", clock.elapsed());
+    }
+}
+
+/// A tensor of the source with every second f32 zero.
+struct Halved<'a>(&'a OnnxSource, usize);
+
+impl compress_core::format::Blocks for Halved<'_> {
+    fn bytes(&self) -> u64 {
+        self.0.tensors()[self.1].dense_bytes()
+    }
+    fn fill(&self, offset: u64, out: &mut [u8]) -> compress_core::Result<()> {
+        self.0.read_at(self.1, offset, out)?;
+        out.chunks_exact_mut(8).for_each(|pair| pair[4..].fill(0));
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "prunes $ONNX_FILES into the folder $OUT in a stream and says how long it took"]
+fn stream_files() {
+    let out = std::path::PathBuf::from(std::env::var("OUT").unwrap());
+    for file in std::env::var("ONNX_FILES").unwrap().split(' ') {
+        let clock = std::time::Instant::now();
+        let source = OnnxSource::open(Path::new(file), &Default::default()).unwrap();
+        let opened = clock.elapsed();
+        let mut sink = source.create(&out.join(Path::new(file).file_name().unwrap()), &create()).unwrap();
+        for (id, info) in source.tensors().iter().enumerate() {
+            if info.shape.len() == 2 {
+                sink.put(id, Content::Dense(&Halved(&source, id))).unwrap();
+            }
+        }
+        let staged = sink.finish().unwrap();
+        let written = clock.elapsed();
+        staged.reopen().unwrap();
+        staged.commit().unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let peak = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
+        println!("{file}: opened {opened:?}, written {written:?}, all {:?}, {peak}", clock.elapsed());
+    }
+}
