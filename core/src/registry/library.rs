@@ -15,7 +15,10 @@ use crate::error::{Error, Result};
 
 /// The methods of a library and its full path.
 pub(super) fn load(path: &Path) -> Result<(PathBuf, Vec<Caller>)> {
-    let full = path.canonicalize().map_err(|e| usage(Error::io("load the library", path, &e)))?;
+    let full = path.canonicalize().map_err(|e| {
+        let remedy = "build it first, or correct its path (relative to the recipe)";
+        Error::usage(format!("{}; {remedy}", Error::io("load the library", path, &e)))
+    })?;
     let refuse = |text: String| Error::usage(format!("cannot load the library \"{}\": {text}", path.display()));
     let symbols = inspect(&full).map_err(refuse)?;
     let library = open(&full).map_err(refuse)?;
@@ -44,10 +47,6 @@ pub(super) fn load(path: &Path) -> Result<(PathBuf, Vec<Caller>)> {
     // Threads, thread locals and constants of it may be in use as long as the program runs.
     std::mem::forget(library);
     Ok((full, callers))
-}
-
-fn usage(error: Error) -> Error {
-    Error::usage(error.to_string())
 }
 
 struct Symbol {

@@ -19,15 +19,15 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __cplusplus
-#define COMPRESS_C extern "C"
-#else
-#define COMPRESS_C extern
-#endif
 #ifdef _WIN32
-#define COMPRESS_EXPORT COMPRESS_C __declspec(dllexport)
+#define COMPRESS_VISIBLE __declspec(dllexport)
 #else
-#define COMPRESS_EXPORT COMPRESS_C __attribute__((visibility("default")))
+#define COMPRESS_VISIBLE __attribute__((visibility("default")))
+#endif
+#ifdef __cplusplus
+#define COMPRESS_EXPORT extern "C" COMPRESS_VISIBLE
+#else
+#define COMPRESS_EXPORT COMPRESS_VISIBLE
 #endif
 
 /* The version of this interface. A host accepts every version from 1 to its own. */
