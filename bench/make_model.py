@@ -58,7 +58,7 @@ def write(path, tensors, dtype, rng):
     with open(path, "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for _, shape in tensors:
-            scale, left = np.float32(0.02 * np.exp(rng.normal(0, 0.5))), int(np.prod(shape))
+            scale, left = np.float32(0.02 * np.exp(rng.normal(0, 0.25))), int(np.prod(shape))
             while left:
                 start = int(rng.integers(0, pool.size // 2))
                 run = min(left, pool.size - start)

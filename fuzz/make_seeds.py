@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Makes the small seeds of the fuzz targets (numpy, onnx and safetensors are needed): python3 fuzz/make_seeds.py"""
+import json
+import pathlib
+import struct
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
+
+SEEDS = pathlib.Path(__file__).parent / "seeds"
+rng = np.random.default_rng(7)
+
+
+def write_safetensors(name, header, data, length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    body = struct.pack("<Q", len(text) if length is None else length) + text + data
+    (SEEDS / "safetensors" / name).write_bytes(body)
+
+
+def safetensors():
+    save_file({"encoder.weight_ih_l0": rng.normal(size=(16, 3)).astype(np.float32),
+               "encoder.weight_hh_l0": rng.normal(size=(16, 4)).astype(np.float32),
+               "encoder.bias_ih_l0": np.zeros(16, np.float32), "ids": np.arange(4)},
+              SEEDS / "safetensors" / "lstm.safetensors", {"format": "pt"})
+    save_file({"half": rng.normal(size=(8, 8)).astype(np.float16), "flag": np.array([True, False]),
+               "empty": np.zeros((0, 4), np.float32), "scalar": np.array(3.0)},
+              SEEDS / "safetensors" / "dtypes.safetensors")
+    save_file({"fc.weight_orig": rng.normal(size=(4, 4)).astype(np.float32),
+               "fc.weight_mask": (rng.random((4, 4)) > 0.5).astype(np.float32)},
+              SEEDS / "safetensors" / "torch-prune.safetensors")
+    one = {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}
+    write_safetensors("truncated.safetensors", one, b"\0" * 7)
+    write_safetensors("huge-header.safetensors", one, b"", length=1 << 62)
+    write_safetensors("overflow.safetensors", {"a": {"dtype": "F32", "shape": [1 << 62, 8], "data_offsets": [0, 16]}}, b"\0" * 16)
+    write_safetensors("overlap.safetensors", {**one, "b": {"dtype": "F32", "shape": [2, 2], "data_offsets": [8, 24]}}, b"\0" * 24)
+    write_safetensors("twice.safetensors", b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', b"\0" * 8)
+    write_safetensors("deep.safetensors", b'{"__metadata__":' + b"[" * 2000 + b"]" * 2000 + b"}", b"")
+
+
+def masks():
+    bits = np.packbits(rng.random(48) > 0.5, bitorder="little")
+    save_file({"w": bits}, SEEDS / "mask" / "bits.safetensors", {"shape:w": "[6,8]"})
+    save_file({"w": rng.random((6, 8)) > 0.5}, SEEDS / "mask" / "bool.safetensors")
+    save_file({"w": bits}, SEEDS / "mask" / "wrong-shape.safetensors", {"shape:w": "[99999999999,99999999999]"})
+
+
+def save(name, graph, **more):
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, **more)
+    (SEEDS / "onnx" / name).write_bytes(model.SerializeToString())
+
+
+def tensor(name, array, raw=True):
+    if raw:
+        return numpy_helper.from_array(array, name)
+    return helper.make_tensor(name, TensorProto.FLOAT, array.shape, array.ravel().tolist())
+
+
+def onnx_models():
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    w = rng.normal(size=(4, 3)).astype(np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    save("raw.onnx", helper.make_graph([node], "g", [x], [y], [tensor("w", w)]))
+    save("typed.onnx", helper.make_graph([node], "g", [x], [y], [tensor("w", w, raw=False)]))
+    constant = helper.make_node("Constant", [], ["w"], value=tensor("", w))
+    save("constant.onnx", helper.make_graph([constant, node], "g", [x], [y]))
+    branch = helper.make_graph([helper.make_node("MatMul", ["x", "v"], ["z"])], "b", [],
+                               [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 3])], [tensor("v", w)])
+    condition = tensor("c", np.array(True))
+    chosen = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    save("if.onnx", helper.make_graph([chosen], "g", [x], [y], [condition]))
+    sparse = helper.make_sparse_tensor(numpy_helper.from_array(np.ones(2, np.float32), "w"),
+                                       numpy_helper.from_array(np.array([1, 5], np.int64), "i"), [4, 3])
+    save("sparse.onnx", helper.make_graph([node], "g", [x], [y], sparse_initializer=[sparse]))
+    outside = tensor("w", w)
+    outside.ClearField("raw_data")
+    outside.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "../../../etc/passwd"), ("offset", "0"), ("length", "48")):
+        outside.external_data.add(key=key, value=value)
+    save("outside.onnx", helper.make_graph([node], "g", [x], [y], [outside]))
+    lstm = helper.make_node("LSTM", ["s", "W", "R", "B"], ["o"], hidden_size=2)
+    save("lstm.onnx", helper.make_graph(
+        [lstm], "g", [helper.make_tensor_value_info("s", TensorProto.FLOAT, ["t", "n", 3])],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, None)],
+        [tensor("W", rng.normal(size=(1, 8, 3)).astype(np.float32)),
+         tensor("R", rng.normal(size=(1, 8, 2)).astype(np.float32)), tensor("B", np.zeros((1, 16), np.float32))]))
+    whole = (SEEDS / "onnx" / "raw.onnx").read_bytes()
+    (SEEDS / "onnx" / "truncated.onnx").write_bytes(whole[:-9])
+    (SEEDS / "onnx" / "long-length.onnx").write_bytes(whole.replace(b"\x0a\x03x", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7fx", 1))
+    nested = b""
+    for _ in range(300):
+        body = b"\x3a" + varint(len(nested)) + nested if nested else b""
+        nested = b"\x0a" + varint(len(body)) + body
+    (SEEDS / "onnx" / "nested.onnx").write_bytes(b"\x3a" + varint(len(nested)) + nested)
+
+
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+
+
+def recipes():
+    (SEEDS / "recipe" / "everything.toml").write_text('''model = ["encoder.onnx", "decoder.onnx"]
+output = "out"
+mask = "m.safetensors"
+seed = 3
+[classes]
+"attention" = ["attn*"]
+[data]
+train = "t.safetensors"
+validation = "v.safetensors"
+target = "tgt_out"
+output = "logits"
+ignore = 0
+[data.bleu]
+prefix = "tgt_in"
+begin = 1
+end = 2
+vocabulary = "v.txt"
+references = "ref.txt"
+[plugins]
+libraries = ["a.so"]
+programs = { m = ["python3", "m.py"] }
+[[stage]]
+method = "magnitude"
+scheme = "class-uniform"
+amount = { "softmax" = "60%", "*" = 0.85 }
+schedule = { steps = 8, shape = "cubic", recover = 2 }
+retrain = { epochs = 1, rate = 1e-3 }
+[[stage]]
+measure = ["gram"]
+[[stage]]
+reinitialise = { uniform = 0.1 }
+[[stage]]
+evaluate = ["loss", "bleu"]
+[[stage]]
+encode = "sparse"
+values = "codebook:4"
+''')
+    (SEEDS / "recipe" / "wrong.toml").write_text('model = 3\namont = "80%"\n[[stage]]\nmethod = "x"\namount = "-3%"\npattern = "9:4"\n')
+
+
+for name in ("onnx", "safetensors", "recipe", "mask"):
+    (SEEDS / name).mkdir(parents=True, exist_ok=True)
+safetensors()
+masks()
+onnx_models()
+recipes()
