@@ -4,6 +4,8 @@
 //! ([`writer`]) splices: what does not change is copied as the bytes that it was, so nothing that we do not understand
 //! is lost, and a run without changes gives an equal file.
 
+#![forbid(unsafe_code)]
+
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;

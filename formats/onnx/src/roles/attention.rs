@@ -7,6 +7,8 @@ use super::flow::{Flow, FlowNode, ValueId};
 
 /// Values that one search looks at.
 const REACH: usize = 20_000;
+/// Values that all searches look at: more than any honest model has.
+const BUDGET: usize = 20_000_000;
 
 /// What a weighted product makes for an attention.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -42,6 +44,7 @@ pub(crate) struct Marks<'a> {
 /// All attentions, in the order of their contexts.
 pub(crate) fn cores(flow: &Flow<'_>, facts: &Facts, marks: &Marks<'_>) -> Vec<Core> {
     let mut cores: BTreeMap<usize, Core> = BTreeMap::new();
+    let mut budget = BUDGET;
     for node in &flow.nodes {
         let core = match node.op() {
             "Softmax" | "SparseMax" => from_softmax(flow, facts, node),
@@ -49,12 +52,12 @@ pub(crate) fn cores(flow: &Flow<'_>, facts: &Facts, marks: &Marks<'_>) -> Vec<Co
             _ => None,
         };
         if let Some((core, scores)) = core {
-            cores.entry(core.context).or_insert(core).search_back(flow, facts, marks, scores);
+            cores.entry(core.context).or_insert(core).search_back(flow, facts, marks, scores, &mut budget);
         }
     }
     let contexts: HashSet<usize> = cores.keys().copied().collect();
     for core in cores.values_mut() {
-        core.search_forward(flow, marks, &contexts);
+        core.search_forward(flow, marks, &contexts, &mut budget);
     }
     cores.into_values().collect()
 }
@@ -122,12 +125,21 @@ fn from_operator(flow: &Flow<'_>, facts: &Facts, node: &FlowNode<'_>) -> Option<
 
 impl Core {
     /// From the scores and the values back to the weighted products that make them.
-    fn search_back(&mut self, flow: &Flow<'_>, facts: &Facts, marks: &Marks<'_>, from: Vec<(ValueId, Option<Label>)>) {
+    fn search_back(
+        &mut self,
+        flow: &Flow<'_>,
+        facts: &Facts,
+        marks: &Marks<'_>,
+        from: Vec<(ValueId, Option<Label>)>,
+        budget: &mut usize,
+    ) {
         let mut open = from;
         open.extend(self.value.map(|v| (v, Some(Label::Value))));
         let mut seen: HashSet<(ValueId, Option<Label>)> = open.iter().copied().collect();
         while let Some((value, label)) = open.pop() {
-            let Some(n) = flow.values[value].producer.filter(|_| seen.len() < REACH) else { continue };
+            *budget = budget.saturating_sub(1);
+            let more = *budget > 0 && seen.len() < REACH;
+            let Some(n) = flow.values[value].producer.filter(|_| more) else { continue };
             let node = &flow.nodes[n];
             if marks.stop[n] || n == self.context || node.op() == "Shape" {
                 continue;
@@ -158,14 +170,15 @@ impl Core {
     }
 
     /// From the context on to the first weighted products.
-    fn search_forward(&mut self, flow: &Flow<'_>, marks: &Marks<'_>, contexts: &HashSet<usize>) {
+    fn search_forward(&mut self, flow: &Flow<'_>, marks: &Marks<'_>, contexts: &HashSet<usize>, budget: &mut usize) {
         let mut open: Vec<ValueId> = flow.nodes[self.context].outputs.clone();
         let mut seen: HashSet<ValueId> = open.iter().copied().collect();
         while let Some(value) = open.pop() {
             for (n, _) in &flow.values[value].consumers {
+                *budget = budget.saturating_sub(1);
                 if marks.product[*n] {
                     self.products.entry(*n).or_default().insert(Label::Output);
-                } else if !marks.stop[*n] && !contexts.contains(n) && seen.len() < REACH {
+                } else if !marks.stop[*n] && !contexts.contains(n) && *budget > 0 && seen.len() < REACH {
                     for output in &flow.nodes[*n].outputs {
                         if seen.insert(*output) {
                             open.push(*output);

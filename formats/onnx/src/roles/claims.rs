@@ -1,5 +1,7 @@
 //! Collects what the uses of a tensor say about it, and makes one role of that.
 
+use std::collections::BTreeMap;
+
 use compress_core::class::{Kind, Order, PartSpec, Role};
 use compress_core::tensor::{TensorId, TensorInfo};
 
@@ -7,6 +9,9 @@ use compress_core::tensor::{TensorId, TensorInfo};
 pub(crate) struct Claims {
     list: Vec<Vec<Claim>>,
 }
+
+/// Parts that one tensor may have; more are one part.
+const PARTS: usize = 1 << 14;
 
 /// What one use says.
 enum Claim {
@@ -27,7 +32,9 @@ impl Claims {
 
     /// A block of a tensor is a weight.
     pub(crate) fn weight(&mut self, tensor: TensorId, spec: PartSpec) {
-        self.list[tensor].push(Claim::Weight(spec));
+        if self.list[tensor].len() < PARTS {
+            self.list[tensor].push(Claim::Weight(spec));
+        }
     }
 
     /// A whole tensor is a bias, a norm or the like.
@@ -53,19 +60,22 @@ impl Claims {
     /// The role of a tensor. Where uses disagree the first one wins, weights before vectors: a table that is embedding
     /// and softmax matrix at once is the embedding.
     pub(crate) fn role(&mut self, tensor: TensorId, info: &TensorInfo) -> Role {
-        if let Some(reason) = &info.not_a_weight {
-            return Role::Never(reason.clone());
-        }
         let mut claims = std::mem::take(&mut self.list[tensor]);
         claims.sort_by_key(|c| !matches!(c, Claim::Weight(_)));
-        let mut parts: Vec<PartSpec> = Vec::new();
+        if let Some(reason) = &info.not_a_weight {
+            let quantised = matches!(claims.first(), Some(Claim::Weight(_))) && *reason == info.dtype.name();
+            return Role::Never(if quantised { format!("quantised weight ({reason})") } else { reason.clone() });
+        }
+        // By offset: parts that are taken already.
+        let mut parts: BTreeMap<u64, PartSpec> = BTreeMap::new();
         for claim in claims {
             match claim {
                 Claim::Weight(spec) => {
                     let (start, end) = (spec.offset, spec.offset + spec.weights());
-                    let free = parts.iter().all(|p| end <= p.offset || start >= p.offset + p.weights());
+                    let before = parts.range(..end).next_back();
+                    let free = before.is_none_or(|(at, p)| at + p.weights() <= start);
                     if free && end <= info.elements && start < end {
-                        parts.push(spec);
+                        parts.insert(start, spec);
                     }
                 }
                 _ if !parts.is_empty() => break,
@@ -76,13 +86,12 @@ impl Claims {
         if parts.is_empty() {
             return Role::Never("not used by the graph".into());
         }
-        Role::Weight(tile(parts, info.elements))
+        Role::Weight(tile(parts.into_values().collect(), info.elements))
     }
 }
 
-/// Sorts parts and fills the gaps between them, so that they tile the tensor.
-fn tile(mut parts: Vec<PartSpec>, elements: u64) -> Vec<PartSpec> {
-    parts.sort_by_key(|p| p.offset);
+/// Fills the gaps between parts in order, so that they tile the tensor.
+fn tile(parts: Vec<PartSpec>, elements: u64) -> Vec<PartSpec> {
     let (class, mut at, mut out) = (parts[0].class.clone(), 0, Vec::new());
     let gap = |offset: u64, end: u64| PartSpec {
         class: class.clone(),

@@ -38,6 +38,8 @@ pub(crate) struct Classes<'a, 'm> {
     tables: Vec<(Table, String)>,
     layers: Vec<Layer>,
     products: Vec<(Product, String)>,
+    /// The class of each operation that is a recurrent layer or a product.
+    by_node: HashMap<usize, String>,
     /// The class of what made a value: for biases.
     made_by: HashMap<ValueId, String>,
     /// Classes by name, where the name tells something.
@@ -80,17 +82,20 @@ impl<'a, 'm> Classes<'a, 'm> {
             tables: Vec::new(),
             layers: recurrent_layers(flow, facts, &sequences),
             products: Vec::new(),
+            by_node: HashMap::new(),
             made_by: HashMap::new(),
             named: Vec::new(),
             places,
             labels: BTreeMap::new(),
         };
+        this.by_node = this.layers.iter().map(|l| (l.node, l.class.clone())).collect();
         this.named = this.names(&tables, &products);
         this.tables = this.name_tables(tables, &sequences);
         let cores = this.cores(&products);
         this.products = this.name_products(products, &cores, &sequences);
         for (product, class) in &this.products {
             this.made_by.insert(product.out, class.clone());
+            this.by_node.insert(product.node, class.clone());
         }
         this
     }
@@ -117,14 +122,9 @@ impl<'a, 'm> Classes<'a, 'm> {
         self.named[tensor].as_deref()
     }
 
-    /// The recurrent layer of an operation.
-    pub(crate) fn layer_of(&self, node: usize) -> Option<&str> {
-        self.layers.iter().find(|l| l.node == node).map(|l| l.class.as_str())
-    }
-
-    /// The class of a product.
-    pub(crate) fn product_of(&self, node: usize) -> Option<&str> {
-        self.products.iter().find(|(p, _)| p.node == node).map(|(_, class)| class.as_str())
+    /// The class of an operation that is a recurrent layer or a product.
+    pub(crate) fn of_node(&self, node: usize) -> Option<&str> {
+        self.by_node.get(&node).map(String::as_str)
     }
 
     /// The float tensors that a constant expression is made of.
@@ -292,14 +292,10 @@ impl<'a, 'm> Classes<'a, 'm> {
     fn cores(&self, products: &[Product]) -> Vec<Core> {
         let mut product = vec![false; self.flow.nodes.len()];
         products.iter().for_each(|p| product[p.node] = !p.is_conv);
-        let stop: Vec<bool> = (0..self.flow.nodes.len())
-            .map(|n| self.layer_of(n).is_some() || self.flow.nodes[n].op() == "Gather" && self.is_table(n))
-            .collect();
+        let mut stop = vec![false; self.flow.nodes.len()];
+        self.layers.iter().for_each(|l| stop[l.node] = true);
+        self.tables.iter().for_each(|(t, _)| stop[t.node] = true);
         attention::cores(self.flow, self.facts, &Marks { product: &product, stop: &stop })
-    }
-
-    fn is_table(&self, node: usize) -> bool {
-        self.tables.iter().any(|(t, _)| t.node == node)
     }
 
     fn name_products(
@@ -325,6 +321,7 @@ impl<'a, 'm> Classes<'a, 'm> {
         // A decoder alone: attention over what another model made.
         let decoder = cores.iter().any(|c| c.value.is_some_and(|v| self.facts.content[v] & FLOATS != 0));
         let head = if sequences.source.is_some() || (recurrent && decoder) { "softmax" } else { "classifier" };
+        let feeds = FeedForward::of(self.flow, self.facts, &products);
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         let mut out = Vec::new();
         for (i, product) in products.iter().enumerate() {
@@ -347,7 +344,7 @@ impl<'a, 'm> Classes<'a, 'm> {
                     *n += 1;
                     format!("conv{n}")
                 }
-                (None, None) => match feed_forward(self.flow, self.facts, &products, i) {
+                (None, None) => match feeds.role(self.flow, product) {
                     Some(role) if !recurrent && blocks.level(product.data) > 0 => {
                         let side = sequences.side(self.facts.content[product.data]);
                         format!("{}.mlp.{role}", blocks.prefix(side, blocks.level(product.data)))
@@ -459,41 +456,53 @@ fn last_products(flow: &Flow<'_>, facts: &Facts, products: &[Product]) -> Vec<bo
     last
 }
 
-/// `up` or `down` of a feed-forward block: what goes down is added to what went past the block.
-fn feed_forward(flow: &Flow<'_>, facts: &Facts, products: &[Product], i: usize) -> Option<&'static str> {
-    let is_down = |p: &Product| {
-        let mut value = p.out;
-        for _ in 0..12 {
-            let [(n, _)] = flow.values[value].consumers[..] else { return false };
-            let node = &flow.nodes[n];
-            match (node.op(), other(node, value)) {
-                ("Add", Some(other)) if !facts.constant[other] && facts.content[other] != 0 => return true,
-                ("SkipLayerNormalization" | "SkipSimplifiedLayerNormalization", _) => return true,
-                ("Add" | "Mul" | "Cast" | "Dropout" | "Identity" | "Reshape" | "Transpose", _) => {}
-                _ => return false,
-            }
-            let Some(next) = node.outputs.first() else { return false };
-            value = *next;
-        }
-        false
-    };
-    if is_down(&products[i]) {
-        return Some("down");
+/// The feed-forward blocks of a model: what goes down is added to what went past the block, what goes up leads there.
+struct FeedForward {
+    /// Whether an operation is a product, and one that goes down.
+    is_down: HashMap<usize, bool>,
+}
+
+impl FeedForward {
+    fn of(flow: &Flow<'_>, facts: &Facts, products: &[Product]) -> Self {
+        FeedForward { is_down: products.iter().map(|p| (p.node, goes_down(flow, facts, p))).collect() }
     }
-    let by_node: HashMap<usize, &Product> = products.iter().map(|p| (p.node, p)).collect();
-    let (mut open, mut seen, mut next) = (vec![products[i].out], BTreeSet::new(), Vec::new());
-    while let Some(value) = open.pop() {
-        for (n, _) in &flow.values[value].consumers {
-            match by_node.get(n) {
-                Some(p) => next.push(*p),
-                None if seen.len() < 256 => {
-                    open.extend(flow.nodes[*n].outputs.iter().filter(|o| seen.insert(**o)));
+
+    fn role(&self, flow: &Flow<'_>, product: &Product) -> Option<&'static str> {
+        if self.is_down.get(&product.node) == Some(&true) {
+            return Some("down");
+        }
+        let (mut open, mut seen, mut found) = (vec![product.out], BTreeSet::new(), false);
+        while let Some(value) = open.pop() {
+            for (n, _) in flow.values[value].consumers.iter().take(64) {
+                match self.is_down.get(n) {
+                    Some(true) => found = true,
+                    None if seen.len() < 256 => {
+                        open.extend(flow.nodes[*n].outputs.iter().filter(|o| seen.insert(**o)));
+                    }
+                    _ => return None,
                 }
-                None => return None,
             }
         }
+        found.then_some("up")
     }
-    (!next.is_empty() && next.iter().all(|p| is_down(p))).then_some("up")
+}
+
+/// Whether a product's result is added to other data.
+fn goes_down(flow: &Flow<'_>, facts: &Facts, product: &Product) -> bool {
+    let mut value = product.out;
+    for _ in 0..12 {
+        let [(n, _)] = flow.values[value].consumers[..] else { return false };
+        let node = &flow.nodes[n];
+        match (node.op(), other(node, value)) {
+            ("Add", Some(other)) if !facts.constant[other] && facts.content[other] != 0 => return true,
+            ("SkipLayerNormalization" | "SkipSimplifiedLayerNormalization", _) => return true,
+            ("Add" | "Mul" | "Cast" | "Dropout" | "Identity" | "Reshape" | "Transpose", _) => {}
+            _ => return false,
+        }
+        let Some(next) = node.outputs.first() else { return false };
+        value = *next;
+    }
+    false
 }
 
 /// The attention blocks of a model, numbered from the lowest of each side.

@@ -12,7 +12,8 @@ pub(crate) type ValueId = usize;
 
 /// Functions and graphs within each other.
 const DEPTH: usize = 64;
-/// Nodes after which functions are no longer unfolded: each may call another one twice.
+/// Calls and nodes after which functions are no longer unfolded: each may call another one twice.
+const CALLS: usize = 1 << 16;
 const NODES: usize = 1 << 20;
 
 /// All operations in order, and the values between them.
@@ -54,7 +55,7 @@ impl<'m> Flow<'m> {
         let (nodes, values) = (Vec::new(), Vec::new());
         let flow = Flow { nodes, values, inputs: Vec::new(), outputs: Vec::new() };
         let functions = model.functions.iter().map(|f| ((f.domain.as_str(), f.name.as_str()), f)).collect();
-        let mut build = Build { flow, list, functions, scopes: Vec::new(), depth: 0 };
+        let mut build = Build { flow, list, functions, scopes: Vec::new(), depth: 0, calls: 0 };
         let outputs = build.graph(&model.graph, &[]);
         build.flow.outputs = outputs;
         let mut flow = build.flow;
@@ -94,6 +95,7 @@ struct Build<'m, 'l> {
     /// From the outermost to the innermost; a function's body sees only its own.
     scopes: Vec<Scope<'m>>,
     depth: usize,
+    calls: usize,
 }
 
 impl<'m> Build<'m, '_> {
@@ -157,7 +159,7 @@ impl<'m> Build<'m, '_> {
         for node in nodes {
             let mut inputs: Vec<_> = node.inputs.iter().map(|name| self.lookup(name)).collect();
             let function = self.functions.get(&(node.domain.as_str(), node.op_type.as_str())).copied();
-            if let Some(function) = function.filter(|_| self.depth < DEPTH && self.flow.nodes.len() < NODES) {
+            if let Some(function) = function.filter(|_| self.may_unfold()) {
                 self.call(function, node, &inputs);
                 continue;
             }
@@ -188,6 +190,11 @@ impl<'m> Build<'m, '_> {
             }
             self.flow.nodes.push(FlowNode { node, inputs, outputs });
         }
+    }
+
+    fn may_unfold(&mut self) -> bool {
+        self.calls += 1;
+        self.depth < DEPTH && self.calls < CALLS && self.flow.nodes.len() < NODES
     }
 
     fn call(&mut self, function: &'m Function, node: &'m Node, inputs: &[Option<ValueId>]) {

@@ -15,6 +15,8 @@ use crate::model::{Attribute, TensorRef, count_elements};
 
 /// The longest chain of operations that is followed.
 const STEPS: usize = 256;
+/// Elements that are located in all: more than any honest model asks for.
+const BUDGET: u64 = 20_000_000;
 /// The longest list of integers that is put together.
 const CONCAT: usize = 4096;
 /// Places along each side of a block that are asked for.
@@ -37,6 +39,8 @@ pub(crate) struct Tracer<'f, 'm> {
     integers: RefCell<HashMap<ValueId, Option<Vec<i64>>>>,
     /// How deep the questions stand within each other: shapes may depend on integers, and these on shapes.
     depth: Cell<usize>,
+    /// Elements that may still be located.
+    budget: Cell<u64>,
 }
 
 /// What an operation does to indices.
@@ -51,7 +55,7 @@ impl<'f, 'm> Tracer<'f, 'm> {
     /// `tensors` are the tensors of the list that can be read.
     pub(crate) fn new(flow: &'f Flow<'m>, list: &'f List, tensors: &'f [Option<&'m TensorRef>]) -> Self {
         let (shapes, integers) = Default::default();
-        Tracer { flow, list, tensors, shapes, integers, depth: Cell::new(0) }
+        Tracer { flow, list, tensors, shapes, integers, depth: Cell::new(0), budget: Cell::new(BUDGET) }
     }
 
     /// Asks a question unless too many stand open.
@@ -142,6 +146,7 @@ impl<'f, 'm> Tracer<'f, 'm> {
     /// Where one element of a constant expression lies: tensor and flat index.
     pub(crate) fn locate(&self, value: ValueId, index: Vec<u64>) -> Option<(TensorId, u64)> {
         let (mut value, mut index) = (value, index);
+        self.budget.set(self.budget.get().checked_sub(1)?);
         for _ in 0..STEPS {
             if let Some(tensor) = self.flow.values[value].tensor {
                 return Some((tensor, flat(&self.list.infos[tensor].shape, &index)?));

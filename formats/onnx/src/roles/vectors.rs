@@ -13,6 +13,9 @@ use crate::list::List;
 /// Claims the tensors that no product, table or recurrent matrix has claimed.
 pub(crate) fn claim(classes: &Classes<'_, '_>, flow: &Flow<'_>, facts: &Facts, list: &List, claims: &mut Claims) {
     let mut this = Vectors { classes, flow, facts, list, claims };
+    for node in &flow.nodes {
+        this.scales(node);
+    }
     for (n, node) in flow.nodes.iter().enumerate() {
         // What makes a constant of constants is looked at where the result is used.
         let makes_constant = node.outputs.iter().any(|o| facts.constant[*o]);
@@ -47,10 +50,24 @@ impl Vectors<'_, '_> {
         self.classes.leaves(value).into_iter().filter(|t| self.claims.is_free(*t)).collect()
     }
 
+    /// What quantised operators read beside their weights, and what makes floats of integers.
+    fn scales(&mut self, node: &FlowNode<'_>) {
+        let op = node.op();
+        let quantised =
+            ["QLinear", "DynamicQuantize", "QAttention", "QGemm", "MatMulInteger", "MatMulNBits", "MatMulBnb4"];
+        let quantised = quantised.iter().any(|q| op.starts_with(q)) || op == "GatherBlockQuantized";
+        if quantised || op == "QuantizeLinear" || op == "DequantizeLinear" {
+            let first = usize::from(!quantised);
+            for value in node.inputs.iter().skip(first).flatten().filter(|v| self.facts.constant[**v]) {
+                self.never(*value, "scale of a quantised weight");
+            }
+        }
+    }
+
     fn input(&mut self, n: usize, node: &FlowNode<'_>, i: usize, value: ValueId) {
         let op = node.op();
         if recurrent::gates(op).is_some() {
-            let class = self.classes.layer_of(n).unwrap_or("recurrent").to_string();
+            let class = self.classes.of_node(n).unwrap_or("recurrent").to_string();
             let reason = match i {
                 3 => "bias",
                 5 | 6 => "initial state",
@@ -71,7 +88,7 @@ impl Vectors<'_, '_> {
                 self.vector(value, &class, "slope");
             }
             ("Conv" | "FusedConv" | "NhwcConv" | "ConvTranspose" | "Gemm" | "FusedGemm" | "Attention", 2) => {
-                let class = self.classes.product_of(n).map_or_else(|| own(self), str::to_string);
+                let class = self.classes.of_node(n).map_or_else(|| own(self), str::to_string);
                 self.vector(value, &class, "bias");
             }
             ("Where" | "Max" | "Min" | "Clip" | "Pow" | "Pad" | "Resize" | "Range" | "Upsample" | "CumSum", _) => {
