@@ -18,7 +18,9 @@ use crate::error::{Error, Result, did_you_mean};
 mod library;
 mod linked;
 mod options;
+pub mod print;
 mod process;
+pub mod scaffold;
 #[cfg(test)]
 mod tests;
 
