@@ -13,6 +13,8 @@ pub struct Graph<R: Real> {
     pub inputs: Vec<Input>,
     /// Names of its results.
     pub outputs: Vec<String>,
+    /// Names that the file gives to the dynamic dimensions of its results.
+    pub output_dim_names: BTreeMap<String, Vec<Option<String>>>,
     /// Operations, sorted by dependency.
     pub nodes: Vec<Node<R>>,
     /// Initialisers by name.
@@ -26,6 +28,8 @@ pub struct Input {
     pub name: String,
     /// Its dimensions where the file gives them; `None` = dynamic.
     pub dims: Option<Vec<Option<usize>>>,
+    /// Names that the file gives to dynamic dimensions.
+    pub dim_names: Vec<Option<String>>,
     /// `"float"`, `"integer"`, `"boolean"`.
     pub kind: &'static str,
 }

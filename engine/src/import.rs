@@ -33,9 +33,18 @@ pub fn import<R: Real>(model: &Model, skip: &dyn Fn(&str) -> bool) -> Result<Gra
             };
             dims.iter().map(size).collect()
         });
-        out.inputs.push(Input { name: input.name.clone(), dims, kind });
+        out.inputs.push(Input { name: input.name.clone(), dims, dim_names: dim_names(input), kind });
     }
+    out.output_dim_names = model.graph.outputs.iter().map(|o| (o.name.clone(), dim_names(o))).collect();
     Ok(out)
+}
+
+fn dim_names(info: &model::ValueInfo) -> Vec<Option<String>> {
+    let name = |d: &model::Dim| match d {
+        model::Dim::Name(n) if !n.is_empty() => Some(n.clone()),
+        _ => None,
+    };
+    info.dims.iter().flatten().map(name).collect()
 }
 
 fn names(list: &[model::ValueInfo]) -> Vec<String> {

@@ -1,11 +1,15 @@
 //! Runs an ONNX graph forwards and backwards: evaluates, measures evidence, retrains.
 
 pub mod buffer;
+pub mod data;
 pub mod execute;
 pub mod graph;
 pub mod import;
 pub mod kernels;
+pub mod loss;
 pub mod ops;
 pub mod program;
 pub mod real;
+pub mod rewrite;
+pub mod step;
 pub mod value;

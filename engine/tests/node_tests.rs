@@ -23,6 +23,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("test_dropout_random", "random"),
     ("test_if_opt", "sequences"),
     ("test_if", "condition is an input"),
+    ("test_affine_grid_", "condition depends on the input's rank"),
     ("test_cast_", "8-bit and 4-bit floats"),
     ("test_castlike_", "8-bit and 4-bit floats"),
     ("test_equal_string", "strings"),
@@ -45,13 +46,14 @@ fn read(path: &Path) -> (Tensors, Tensors) {
 }
 
 /// As the ONNX runner compares: rtol 1e-3, atol 1e-7 (we take 1e-6 for sums that cancel).
-fn equal(a: &Value<f64>, b: &Value<f64>) -> bool {
+fn equal(a: &Value<f64>, b: &Value<f64>, half: bool) -> bool {
+    let (rtol, atol) = if half { (1e-2, 1e-2) } else { (1e-3, 1e-6) };
     if a.shape() != b.shape() {
         return false;
     }
     match (a, b) {
         (Value::Float(x), Value::Float(y)) => x.data().iter().zip(y.data()).all(|(x, y)| {
-            x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= 1e-6 + 1e-3 * x.abs()
+            x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= atol + rtol * x.abs()
         }),
         (Value::Int(x, _), Value::Int(y, _)) => x.data() == y.data(),
         (Value::Bool(x), Value::Bool(y)) => x.data() == y.data(),
@@ -86,10 +88,12 @@ fn every_claimed_operator_passes_the_node_tests() {
         let run = || -> compress_core::Result<Vec<Value<f64>>> {
             let program = Program::new(&graph, &graph.outputs, &BTreeMap::new())?;
             let base = program.base(&[], None)?;
-            Ok(program.forward(&base, &inputs, Mode::default(), None)?.outputs)
+            let outputs = program.forward(&base, &inputs, Mode::default(), None)?.outputs;
+            let place = |name: &str| graph.outputs.iter().position(|o| o == name).unwrap();
+            Ok(expected.iter().map(|(n, _)| outputs[place(n)].clone()).collect())
         };
         match run() {
-            Ok(got) if expected.iter().zip(&got).all(|((_, e), g)| equal(e, g)) => {
+            Ok(got) if expected.iter().zip(&got).all(|((_, e), g)| equal(e, g, name.contains("fp16"))) => {
                 passed += 1;
                 tested.extend(ops);
             }

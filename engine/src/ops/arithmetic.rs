@@ -257,7 +257,11 @@ pub(super) fn entries<R: Real>() -> Vec<Entry<R>> {
                 (Value::Int(a, kind), Value::Int(b, _)) => {
                     Out::one(Value::Int(integers(a, b, |x, y| remainder(x, y, *kind, fmod))?, *kind))
                 }
-                (a, b) => Out::one(Value::Float(broadcast(a.float()?, b.float()?, |x, y| R::of(x.f64() % y.f64()))?)),
+                (a, b) => Out::one(Value::Float(broadcast(a.float()?, b.float()?, |x, y| {
+                    let (x, y) = (x.f64(), y.f64());
+                    let r = x % y;
+                    R::of(if !fmod && r != 0.0 && (r < 0.0) != (y < 0.0) { r + y } else { r })
+                })?)),
             }))
         }),
         Entry::new("Sum", Yes, |_| variadic(|a, b| a + b, |a, b| a.wrapping_add(b), false, false)),

@@ -39,13 +39,14 @@ fn bits<R: Real>(f: fn(i64, i64) -> i64) -> Result<Run<R>> {
     }))
 }
 
+/// Right shifts of signed integers fill with the sign; a count outside the width shifts everything out.
 fn shift(a: i64, by: i64, left: bool, kind: IntKind) -> i64 {
-    if !(0..i64::from(kind.bits())).contains(&by) {
-        0
-    } else if left {
-        kind.wrap(a << by)
-    } else {
-        ((a as u64) >> by) as i64
+    let inside = (0..i64::from(kind.bits())).contains(&by);
+    match (left, kind.signed()) {
+        (true, _) if inside => kind.wrap(a << by),
+        (false, true) => a >> if inside { by } else { 63 },
+        (false, false) if inside => ((a as u64) >> by) as i64,
+        _ => 0,
     }
 }
 

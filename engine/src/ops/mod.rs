@@ -59,7 +59,7 @@ impl Context {
 /// Gradients, one an output or an input; `None` = zero or not wanted.
 pub type Grads<R> = Vec<Option<Tensor<R>>>;
 /// From the gradients of the outputs to those of the inputs.
-pub type Back<R> = Box<dyn FnOnce(Grads<R>) -> Result<Grads<R>> + Send>;
+pub type Back<R> = Box<dyn FnOnce(Grads<R>) -> Result<Grads<R>> + Send + Sync>;
 /// An operator with its attributes.
 pub type Run<R> = Box<dyn Fn(&Context, Inputs<R>) -> Result<Out<R>> + Send + Sync>;
 
@@ -78,7 +78,7 @@ impl<R: Real> Out<R> {
     }
 
     /// One output whose gradient goes back by `back`.
-    pub fn with(v: Tensor<R>, back: impl FnOnce(Tensor<R>) -> Result<Grads<R>> + Send + 'static) -> Result<Out<R>> {
+    pub fn with(v: Tensor<R>, back: impl FnOnce(Tensor<R>) -> Result<Grads<R>> + Send + Sync + 'static) -> Result<Out<R>> {
         let back: Back<R> = Box::new(move |grads| match grads.into_iter().next().flatten() {
             Some(g) => back(g),
             None => Ok(Vec::new()),

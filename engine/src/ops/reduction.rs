@@ -67,7 +67,7 @@ fn reduce<R: Real>(cx: &Context, mut inputs: Inputs<R>, kind: Kind, axes: &[usiz
     }
     if let Value::Bool(t) = &value {
         let ints: Vec<i64> = t.data().iter().map(|b| i64::from(*b)).collect();
-        let out = integers(&ints, &view, outer, n, kind)?.into_iter().map(|v| v != 0).collect::<Vec<_>>();
+        let out = integers(&ints, &view, outer, n, kind)?.into_iter().map(|v| v > 0 && n > 0).collect::<Vec<_>>();
         return Out::one(Value::Bool(Tensor::new(new, out)));
     }
     let x = value.float()?;

@@ -1,0 +1,142 @@
+//! One batch through the program, cut into a constant number of slices that run side by side and are summed in order:
+//! the same bits with any number of threads.
+
+use std::ops::Range;
+
+use compress_core::{Error, Result};
+use rayon::prelude::*;
+
+use crate::data::{Batch, slice};
+use crate::execute::{Base, Mode, accumulate};
+use crate::loss::{Tally, counted, loss};
+use crate::ops::Noise;
+use crate::program::Program;
+use crate::real::Real;
+use crate::rewrite::{ROWS, mix};
+use crate::value::{Tensor, Value};
+
+/// Slices of a training batch.
+pub const SLICES: usize = 2;
+
+/// What an output is compared with.
+#[derive(Clone, Debug)]
+pub struct Objective {
+    /// Name of the target in the data.
+    pub target: String,
+    /// Target value that does not count.
+    pub ignore: Option<i64>,
+    /// Whether the program sees counted rows only ([`Program::compact`]).
+    pub compact: bool,
+    /// Slices that a batch may be cut into: 1 where the graph fixes the number of examples.
+    pub slices: usize,
+}
+
+/// Gradients in the order of the program's params, and the loss.
+pub struct Gradients<R: Real> {
+    /// `None` where nothing came back.
+    pub params: Vec<Option<Tensor<R>>>,
+    /// Loss and counts of the batch.
+    pub tally: Tally,
+}
+
+/// A batch made ready: its targets taken out, its counted rows numbered.
+pub(crate) struct Ready<R: Real> {
+    pub(crate) inputs: Batch<R>,
+    pub(crate) target: Value<R>,
+    pub(crate) counted: u64,
+}
+
+impl Objective {
+    pub(crate) fn ready<R: Real>(&self, mut batch: Batch<R>) -> Result<Ready<R>> {
+        let at = batch
+            .iter()
+            .position(|(n, _)| *n == self.target)
+            .ok_or_else(|| Error::failed(format!("the data have no target \"{}\"", self.target)))?;
+        let target = batch[at].1.clone();
+        let Value::Int(ids, _) = &target else {
+            let counted = target.len() as u64;
+            return Ok(Ready { inputs: batch, target, counted });
+        };
+        let rows = counted(ids, self.ignore);
+        let count = rows.len() as u64;
+        if !self.compact {
+            return Ok(Ready { inputs: batch, target, counted: count });
+        }
+        let picked: Vec<i64> = rows.iter().map(|r| ids.data()[*r as usize]).collect();
+        batch.push((ROWS.into(), Value::ints(Tensor::vector(rows))));
+        Ok(Ready { inputs: batch, target: Value::ints(Tensor::vector(picked)), counted: count })
+    }
+
+    fn cuts(&self, rows: usize) -> Vec<Range<usize>> {
+        let n = self.slices.min(rows).max(1);
+        (0..n).map(|i| i * rows / n..(i + 1) * rows / n).collect()
+    }
+}
+
+/// Loss of a batch without gradients, and the output where `keep` asks for it.
+pub fn evaluate<R: Real>(program: &Program<R>, base: &Base<R>, objective: &Objective, batch: Batch<R>) -> Result<Tally> {
+    let ready = objective.ready(batch)?;
+    if ready.counted == 0 {
+        return Ok(Tally::default());
+    }
+    let pass = program.forward(base, &ready.inputs, Mode::default(), None)?;
+    let output = output(pass.outputs)?;
+    Ok(loss(output, &ready.target, objective.ignore, 1.0)?.0)
+}
+
+pub(crate) fn output<R: Real>(outputs: Vec<Value<R>>) -> Result<Tensor<R>> {
+    match outputs.into_iter().next() {
+        Some(Value::Float(t)) => Ok(t),
+        _ => Err(Error::failed("the output that is compared with the target is no float tensor")),
+    }
+}
+
+/// Gradients of the mean loss over the counted targets of a batch.
+pub fn gradients<R: Real>(
+    program: &Program<R>,
+    weights: &[Tensor<R>],
+    carriers: &[bool],
+    objective: &Objective,
+    batch: &Batch<R>,
+    noise: Option<u64>,
+) -> Result<Gradients<R>> {
+    let rows = batch.first().map_or(0, |(_, v)| v.shape().first().copied().unwrap_or(0));
+    let ready = objective
+        .cuts(rows)
+        .iter()
+        .map(|range| objective.ready(slice(batch, range)?))
+        .collect::<Result<Vec<_>>>()?;
+    let total: u64 = ready.iter().map(|r| r.counted).sum();
+    if total == 0 {
+        return Ok(Gradients { params: vec![None; program.params.len()], tally: Tally::default() });
+    }
+    let base = program.base(weights, Some(carriers))?;
+    let results: Vec<Result<(Tally, Vec<Option<Tensor<R>>>)>> = ready
+        .into_par_iter()
+        .enumerate()
+        .map(|(i, ready)| {
+            if ready.counted == 0 {
+                return Ok((Tally::default(), vec![None; program.slots]));
+            }
+            let noise = noise.map(|key| Noise { key: mix(key ^ mix(i as u64)) });
+            let mode = Mode { carriers: Some(carriers), noise };
+            let mut pass = program.forward(&base, &ready.inputs, mode, None)?;
+            let out = output(std::mem::take(&mut pass.outputs))?;
+            let (tally, grad) = loss(out, &ready.target, objective.ignore, 1.0 / total as f64)?;
+            Ok((tally, program.backward(pass, vec![Some(grad)])?))
+        })
+        .collect();
+    let (mut tally, mut sum) = (Tally::default(), Vec::new());
+    for result in results {
+        let (t, grads) = result?;
+        tally.add(t);
+        if sum.is_empty() {
+            sum = grads;
+            continue;
+        }
+        for (s, g) in sum.iter_mut().zip(grads) {
+            accumulate(s, g);
+        }
+    }
+    Ok(Gradients { params: program.weight_gradients(base, sum)?, tally })
+}
