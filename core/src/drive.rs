@@ -278,7 +278,7 @@ impl<'p> Run<'p> {
             ids.iter().map(|id| (tensors[*id].name.clone(), tensors[*id].shape.clone())).collect();
         let writer = MaskWriter::create(path, &shapes)?;
         for (index, id) in ids.iter().enumerate() {
-            writer.write(index, &mut |first, out| self.weights.nonzero_bits(*id, first, out))?;
+            writer.write(index, &|first, out| self.weights.nonzero_bits(*id, first, out))?;
         }
         self.report.mask = Some(path.display().to_string());
         writer.sync()?;

@@ -172,18 +172,16 @@ struct Scratch {
 }
 
 thread_local! {
-    static POOL: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Vec<Scratch>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends this thread's buffers; loans may be nested.
 fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
-    let mut scratch = POOL.with(|pool| pool.borrow_mut().pop()).unwrap_or_else(|| {
-        Box::new(Scratch {
-            bytes: vec![0; READ_BYTES],
-            values: vec![0.0; CHUNK_ELEMENTS],
-            scores: vec![0.0; CHUNK_ELEMENTS],
-            keys: vec![0; CHUNK_ELEMENTS],
-        })
+    let mut scratch = POOL.with(|pool| pool.borrow_mut().pop()).unwrap_or_else(|| Scratch {
+        bytes: vec![0; READ_BYTES],
+        values: vec![0.0; CHUNK_ELEMENTS],
+        scores: vec![0.0; CHUNK_ELEMENTS],
+        keys: vec![0; CHUNK_ELEMENTS],
     });
     let result = work(&mut scratch);
     POOL.with(|pool| pool.borrow_mut().push(scratch));

@@ -202,7 +202,7 @@ impl<'r> Uses<'r> {
     }
 
     fn finish(self) -> Result<()> {
-        for (class, pattern, seen) in self.globs.iter().filter(|(_, _, seen)| !seen.won) {
+        if let Some((class, pattern, seen)) = self.globs.iter().find(|(_, _, seen)| !seen.won) {
             let why = match (&seen.shadowed_by, &seen.untouched) {
                 (Some(first), _) => format!("everything that it matches belongs to the earlier glob \"{first}\""),
                 (_, Some((tensor, reason))) => {

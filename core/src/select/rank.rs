@@ -175,10 +175,13 @@ impl Sample {
 /// a few likely orders. Where the cut is one of them, nothing more needs to be read.
 struct Ties;
 
+/// Of a block: zeros, and for each likely order how many weights are less and how many equal.
+type TieCounts = (u64, Vec<(u64, u64)>);
+
 impl Ties {
     fn run(stream: &dyn KeyStream, target: u64, orders: &[u64]) -> Result<Option<Selected>> {
         let blocks = stream.blocks();
-        let found: Result<Vec<(u64, Vec<(u64, u64)>)>> = (0..blocks.len())
+        let found: Result<Vec<TieCounts>> = (0..blocks.len())
             .into_par_iter()
             .map(|index| {
                 let bounds: Vec<KeyCut> =
