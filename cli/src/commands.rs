@@ -14,7 +14,7 @@ use compress_core::model::Model;
 use compress_core::plan::{Plan, Setup};
 use compress_core::progress::{Progress, Silent, Watch};
 use compress_core::recipe::Recipe;
-use compress_core::registry::Registry;
+use compress_core::registry::{self, Registry};
 use compress_core::report;
 
 use crate::args::{Args, Command, GeneralArgs, MaskArgs, MaskCommand, OpenArgs, PluginArgs, PluginCommand, RunArgs};
@@ -33,7 +33,7 @@ pub fn dispatch(args: Args) -> Result<()> {
         Some(Command::Mask { operation }) => masks(operation),
         Some(Command::Methods { name, json, plugins }) => methods(name.as_deref(), json, &plugins),
         Some(Command::Plugin { operation: PluginCommand::New { name } }) => {
-            Err(Error::usage(format!("plugin new {name}: not built yet")))
+            emit(&registry::scaffold::new_plugin(&name, Path::new("."))?)
         }
     }
 }
@@ -118,8 +118,16 @@ fn overlap(args: &MaskArgs) -> Result<()> {
 
 fn methods(name: Option<&str>, json: bool, plugins: &PluginArgs) -> Result<()> {
     let registry = registry_for(None, plugins)?;
-    let _ = (name, json, registry);
-    Err(Error::usage("methods: not built yet"))
+    match (name, json) {
+        (None, false) => emit(&registry::print::list(&registry)),
+        (Some(name), false) => emit(&registry::print::detail(registry.get(name)?)),
+        (None, true) => emit(&pretty(&registry::print::json(&registry))),
+        (Some(name), true) => emit(&pretty(&registry::print::json_of(registry.get(name)?))),
+    }
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
 /// Reads the recipe; a word that is no file may be a mistyped command.
