@@ -226,6 +226,6 @@ proptest! {
         let mut bytes = rich();
         let n = bytes.len();
         changes.iter().for_each(|(at, value)| bytes[*at as usize % n] = *value);
-        first_error_of(&bytes, bytes[20] % 8 == 0);
+        first_error_of(&bytes, bytes[20].is_multiple_of(8));
     }
 }

@@ -17,7 +17,9 @@
 mod dtype;
 mod external;
 mod parse;
+mod parse_attribute;
 mod parse_tensor;
+mod parse_types;
 mod spans;
 mod sparse;
 mod tensor;

@@ -70,7 +70,8 @@ impl Parser<'_> {
             (6, Value::Bytes(_)) => draft.strings += 1,
             (field::TENSOR_NAME, Value::Bytes(range)) => draft.name = self.string(range)?,
             (field::TENSOR_RAW, Value::Bytes(range)) => {
-                if draft.raw.replace((f.span.clone(), range.clone())).is_some() {
+                let earlier = draft.raw.replace((f.span.clone(), range.clone()));
+                if earlier.is_some() {
                     return Err(self.cursor.broken(f.span.start, "a tensor with raw_data twice"));
                 }
             }

@@ -14,7 +14,7 @@ const BATCH: u64 = 4096;
 pub struct SparseRef {
     /// The values; the tensor's name is theirs.
     pub values: TensorRef,
-    /// I64 [count], or [count, rank].
+    /// I64 of shape `[count]` or `[count, rank]`.
     pub indices: TensorRef,
     /// Dimensions of the dense tensor.
     pub dims: Vec<u64>,
@@ -36,7 +36,7 @@ impl SparseRef {
             return Err(what(format!("the shape {dims:?} has too many elements")));
         };
         let bits = values.data_type.bits();
-        if bits == 0 || bits % 8 != 0 {
+        if bits == 0 || !bits.is_multiple_of(8) {
             return Err(what(format!("values of type {}", values.data_type.name())));
         }
         let by_rank = [values.elements, dims.len() as u64];

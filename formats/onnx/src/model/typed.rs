@@ -84,7 +84,7 @@ impl Typed {
     fn add_packed(&mut self, cursor: &mut Cursor<'_>, span: Range<u64>, body: Range<u64>) -> Result<()> {
         let bytes = body.end - body.start;
         let (count, marks) = match wire_width(self.field) {
-            Some(width) if bytes % width != 0 => {
+            Some(width) if !bytes.is_multiple_of(width) => {
                 return Err(cursor.broken(span.start, "packed numbers with a broken one at the end"));
             }
             Some(width) => (bytes / width, Vec::new()),

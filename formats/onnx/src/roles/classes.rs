@@ -6,29 +6,15 @@ use compress_core::class::{Kind, PartSpec, Role, names};
 use compress_core::tensor::{Dtype, TensorId, TensorInfo};
 
 use super::attention::{self, Core, Label, Marks};
+use super::blocks::{Blocks, FeedForward, block_prefix, has_layer, last_products};
 use super::claims::{Claims, whole};
-use super::facts::{FLOATS, Facts, Inputs, other};
+use super::facts::{FLOATS, Facts};
 use super::flow::{Flow, ValueId};
 use super::products::{Place, Product};
+use super::sequences::{Layer, Sequences, Table, recurrent_layers, sequences, tables};
 use super::trace::Tracer;
 use super::{naming, recurrent};
 use crate::list::List;
-
-/// A table that ids select rows of.
-struct Table {
-    node: usize,
-    table: ValueId,
-    /// Inputs that say which rows.
-    ids: Inputs,
-    /// Inputs on which the choice depends in any way.
-    any: Inputs,
-}
-
-/// A recurrent layer.
-struct Layer {
-    node: usize,
-    class: String,
-}
 
 /// What the operations with weights are.
 pub(crate) struct Classes<'a, 'm> {
@@ -48,25 +34,6 @@ pub(crate) struct Classes<'a, 'm> {
     places: HashMap<usize, Vec<Place>>,
     /// What a product makes for an attention, by its operation.
     labels: BTreeMap<usize, BTreeSet<Label>>,
-}
-
-/// The sequences of a model.
-struct Sequences {
-    /// All inputs that select rows of tables.
-    ids: Inputs,
-    /// The source sentence's, in a translation model.
-    source: Option<Inputs>,
-}
-
-impl Sequences {
-    /// `source.`, `target.`, or nothing where the model does not translate.
-    fn side(&self, depends_on: Inputs) -> &'static str {
-        match self.source {
-            Some(source) if depends_on & self.ids == source => "source.",
-            Some(_) => "target.",
-            None => "",
-        }
-    }
 }
 
 impl<'a, 'm> Classes<'a, 'm> {
@@ -208,10 +175,11 @@ impl<'a, 'm> Classes<'a, 'm> {
             return self.wholes(product.weight, class, "", if product.is_conv { Kind::Conv } else { Kind::Linear });
         }
         let label = self.labels.get(&product.node).map(attention::words);
-        let part = |place: &Place| {
+        let part = |(i, place): (usize, &Place)| {
             let is_all = place.rows * place.cols == self.list.infos[place.tensor].elements;
             let below = match &label {
                 Some(label) if !is_all && class.ends_with(".qkv") => label.clone(),
+                _ if places.len() > 1 => i.to_string(),
                 _ => String::new(),
             };
             let spec = PartSpec {
@@ -226,7 +194,7 @@ impl<'a, 'm> Classes<'a, 'm> {
             };
             (place.tensor, spec)
         };
-        places.iter().map(part).collect()
+        places.iter().enumerate().map(part).collect()
     }
 
     /// All tensors of two or more dimensions behind a value, whole: it could not be traced to blocks.
@@ -359,207 +327,5 @@ impl<'a, 'm> Classes<'a, 'm> {
             out.push((product.clone(), class));
         }
         out
-    }
-}
-
-/// Whether a class names a numbered layer.
-fn has_layer(class: &str) -> bool {
-    class
-        .split('.')
-        .any(|s| s.strip_prefix("layer").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())))
-}
-
-/// What precedes the attention in a class: `encoder.layer0`.
-fn block_prefix(class: &str) -> Option<&str> {
-    let at = class.find(".cross_attention").or_else(|| class.find(".attention"))?;
-    Some(&class[..at]).filter(|prefix| has_layer(prefix))
-}
-
-/// Gathers of rows by data.
-fn tables(flow: &Flow<'_>, facts: &Facts) -> Vec<Table> {
-    let mut tables = Vec::new();
-    for (n, node) in flow.nodes.iter().enumerate() {
-        let pairs: &[(usize, usize)] = match node.op() {
-            "Gather" if node.node.int("axis").unwrap_or(0) == 0 => &[(0, 1)],
-            "EmbedLayerNormalization" => &[(2, 0), (3, 0), (4, 1)],
-            _ => continue,
-        };
-        for (table, ids) in pairs {
-            let (Some(table), Some(ids)) = (node.input(*table), node.input(*ids)) else { continue };
-            let runtime = !facts.constant[ids] && flow.values[ids].tensor.is_none() && facts.any[ids] != 0;
-            if facts.constant[table] && runtime {
-                tables.push(Table { node: n, table, ids: facts.content[ids] & !FLOATS, any: facts.any[ids] });
-            }
-        }
-    }
-    tables
-}
-
-/// Which inputs are sentences. A model translates if what depends on one of them alone goes through a layer before it
-/// meets another: in BERT the segment ids are added to the tokens at once.
-fn sequences(flow: &Flow<'_>, facts: &Facts, tables: &[Table], products: &[Product]) -> Sequences {
-    let ids = tables.iter().fold(0, |all, t| all | t.ids);
-    let mut uses: Vec<Inputs> = products.iter().map(|p| facts.content[p.data] & ids).collect();
-    for node in &flow.nodes {
-        if recurrent::gates(node.op()).is_some() {
-            uses.push(node.inputs.iter().flatten().fold(0, |all, i| all | facts.content[*i]) & ids);
-        }
-    }
-    let alone = (0..62).map(|i| 1 << i).find(|bit| ids & bit != 0 && uses.contains(bit));
-    let source = alone.filter(|bit| uses.iter().any(|u| *u != 0 && u != bit));
-    Sequences { ids, source }
-}
-
-/// Recurrent layers, numbered from the lowest of each side.
-fn recurrent_layers(flow: &Flow<'_>, facts: &Facts, sequences: &Sequences) -> Vec<Layer> {
-    let sides = ["source.", "target.", ""];
-    // How many layers of each side lie below a value.
-    let mut below = vec![[0usize; 3]; flow.values.len()];
-    let mut layers = Vec::new();
-    for (n, node) in flow.nodes.iter().enumerate() {
-        let mut depth = [0; 3];
-        for input in node.inputs.iter().flatten() {
-            (0..3).for_each(|s| depth[s] = depth[s].max(below[*input][s]));
-        }
-        let weighted = [1, 2].iter().any(|i| node.input(*i).is_some_and(|v| facts.constant[v]));
-        if recurrent::gates(node.op()).is_some() && weighted {
-            let side = sequences.side(node.inputs.iter().flatten().fold(0, |all, i| all | facts.content[*i]));
-            let s = sides.iter().position(|x| *x == side).unwrap_or(2);
-            // Only what it reads step by step is below it; its first state may come from anywhere.
-            let number = node.input(0).map_or(0, |x| below[x][s]) + 1;
-            depth[s] = depth[s].max(number);
-            layers.push(Layer { node: n, class: format!("{side}layer{number}") });
-        }
-        node.outputs.iter().for_each(|o| below[*o] = depth);
-    }
-    layers
-}
-
-/// Products after which there is no other on the way to an output.
-fn last_products(flow: &Flow<'_>, facts: &Facts, products: &[Product]) -> Vec<bool> {
-    let mut at: HashMap<usize, usize> = products.iter().enumerate().map(|(i, p)| (p.node, i)).collect();
-    at.retain(|_, i| !products[*i].is_conv || facts.reaches_output[products[*i].out]);
-    // Whether a value leads to another product, a recurrent layer, or a norm.
-    let mut leads = vec![false; flow.values.len()];
-    let mut last = vec![false; products.len()];
-    for (n, node) in flow.nodes.iter().enumerate().rev() {
-        let after = node.outputs.iter().any(|o| leads[*o]);
-        let is_norm = node.op().ends_with("Normalization") && !node.op().starts_with("Batch");
-        let is_layer = at.contains_key(&n) || recurrent::gates(node.op()).is_some() || is_norm;
-        if let Some(i) = at.get(&n) {
-            last[*i] = !after && facts.reaches_output[products[*i].out];
-        }
-        if after || is_layer {
-            node.inputs.iter().flatten().for_each(|i| leads[*i] = true);
-        }
-    }
-    last
-}
-
-/// The feed-forward blocks of a model: what goes down is added to what went past the block, what goes up leads there.
-struct FeedForward {
-    /// Whether an operation is a product, and one that goes down.
-    is_down: HashMap<usize, bool>,
-}
-
-impl FeedForward {
-    fn of(flow: &Flow<'_>, facts: &Facts, products: &[Product]) -> Self {
-        FeedForward { is_down: products.iter().map(|p| (p.node, goes_down(flow, facts, p))).collect() }
-    }
-
-    fn role(&self, flow: &Flow<'_>, product: &Product) -> Option<&'static str> {
-        if self.is_down.get(&product.node) == Some(&true) {
-            return Some("down");
-        }
-        let (mut open, mut seen, mut found) = (vec![product.out], BTreeSet::new(), false);
-        while let Some(value) = open.pop() {
-            for (n, _) in flow.values[value].consumers.iter().take(64) {
-                match self.is_down.get(n) {
-                    Some(true) => found = true,
-                    None if seen.len() < 256 => {
-                        open.extend(flow.nodes[*n].outputs.iter().filter(|o| seen.insert(**o)));
-                    }
-                    _ => return None,
-                }
-            }
-        }
-        found.then_some("up")
-    }
-}
-
-/// Whether a product's result is added to other data.
-fn goes_down(flow: &Flow<'_>, facts: &Facts, product: &Product) -> bool {
-    let mut value = product.out;
-    for _ in 0..12 {
-        let [(n, _)] = flow.values[value].consumers[..] else { return false };
-        let node = &flow.nodes[n];
-        match (node.op(), other(node, value)) {
-            ("Add", Some(other)) if !facts.constant[other] && facts.content[other] != 0 => return true,
-            ("SkipLayerNormalization" | "SkipSimplifiedLayerNormalization", _) => return true,
-            ("Add" | "Mul" | "Cast" | "Dropout" | "Identity" | "Reshape" | "Transpose", _) => {}
-            _ => return false,
-        }
-        let Some(next) = node.outputs.first() else { return false };
-        value = *next;
-    }
-    false
-}
-
-/// The attention blocks of a model, numbered from the lowest of each side.
-struct Blocks {
-    /// Of each product of an attention: side, number, whether it looks at the other sentence.
-    of_product: BTreeMap<usize, (&'static str, usize, bool)>,
-    /// How many blocks lie below a value.
-    below: Vec<usize>,
-    /// What names call a block, where some of its weights have names: `encoder.layer0`.
-    names: BTreeMap<(&'static str, usize), String>,
-}
-
-impl Blocks {
-    fn of(flow: &Flow<'_>, facts: &Facts, cores: &[Core], sequences: &Sequences) -> Blocks {
-        let by_context: HashMap<usize, &Core> = cores.iter().map(|c| (c.context, c)).collect();
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        let (of_product, names) = Default::default();
-        let mut blocks = Blocks { of_product, below: vec![0; flow.values.len()], names };
-        for (n, node) in flow.nodes.iter().enumerate() {
-            let ids = |v: Option<ValueId>| v.map(|v| facts.content[v] & sequences.ids);
-            let depends = node.inputs.iter().flatten().fold(0, |all, i| all | facts.content[*i]);
-            let side = sequences.side(depends);
-            let same_side = |v: &&ValueId| sequences.side(facts.content[**v]) == side;
-            let mut depth = node.inputs.iter().flatten().filter(same_side).map(|i| blocks.below[*i]).max().unwrap_or(0);
-            if let Some(core) = by_context.get(&n) {
-                let cross = core.query.is_some() && ids(core.query) != ids(core.value);
-                let count = counts.entry(side).or_default();
-                if !cross || *count == 0 {
-                    *count += 1;
-                }
-                depth = *count;
-                for product in core.products.keys() {
-                    blocks.of_product.entry(*product).or_insert((side, depth, cross));
-                }
-            }
-            node.outputs.iter().for_each(|o| blocks.below[*o] = depth);
-        }
-        blocks
-    }
-
-    fn level(&self, value: ValueId) -> usize {
-        self.below[value]
-    }
-
-    fn attention(&self, product: usize, labels: &BTreeSet<Label>) -> String {
-        let (side, number, cross) = self.of_product.get(&product).copied().unwrap_or(("", 1, false));
-        let name = if cross { "cross_attention" } else { "attention" };
-        format!("{}.{name}.{}", self.prefix(side, number), attention::words(labels))
-    }
-
-    fn learn(&mut self, product: usize, prefix: &str) {
-        if let Some((side, number, _)) = self.of_product.get(&product) {
-            self.names.entry((side, *number)).or_insert_with(|| prefix.to_string());
-        }
-    }
-
-    fn prefix(&self, side: &'static str, number: usize) -> String {
-        self.names.get(&(side, number)).cloned().unwrap_or_else(|| format!("{side}layer{number}"))
     }
 }

@@ -11,6 +11,7 @@
 //!    softmax matrix is the embedding.
 
 mod attention;
+mod blocks;
 mod claims;
 mod classes;
 mod facts;
@@ -18,6 +19,7 @@ mod flow;
 mod naming;
 mod products;
 mod recurrent;
+mod sequences;
 mod trace;
 mod vectors;
 

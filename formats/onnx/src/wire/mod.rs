@@ -10,3 +10,6 @@ mod input;
 pub use cursor::{Cursor, Field, Value};
 pub use encode::{Message, push_varint, varint_len};
 pub use input::Input;
+
+#[cfg(test)]
+mod tests;
