@@ -17,3 +17,8 @@ pub fn registry() -> Result<Registry> {
     }
     Ok(registry)
 }
+
+/// What runs ONNX graphs.
+pub fn engine() -> Option<&'static dyn compress_core::engine::Engine> {
+    None
+}

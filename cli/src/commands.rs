@@ -40,16 +40,16 @@ pub fn dispatch(args: Args) -> Result<()> {
 
 fn run(args: &RunArgs) -> Result<()> {
     let path = args.recipe.as_deref().ok_or_else(|| Error::usage("a recipe is missing: compress pipeline.toml"))?;
-    if args.resume || args.finish {
-        return Err(Error::usage(format!(
-            "--resume and --finish go on with an interrupted retraining, which version {} does not have yet",
-            env!("CARGO_PKG_VERSION")
-        )));
-    }
     let recipe = load(path)?;
     let registry = registry_for(Some(&recipe), &args.plugins)?;
     let formats = builtin::formats();
-    let setup = Setup { formats: &formats, registry: &registry, open: open_options(&args.open), force: args.force };
+    let setup = Setup {
+        formats: &formats,
+        registry: &registry,
+        open: open_options(&args.open),
+        force: args.force,
+        engine: builtin::engine(),
+    };
     prepare(&args.general)?;
     let bar = progress(&args.general);
     let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };
@@ -57,8 +57,19 @@ fn run(args: &RunArgs) -> Result<()> {
     if let Some(report) = &args.report {
         check_report_path(report, &plan)?;
     }
-    let options = RunOptions { dry_run: args.dry_run, force: args.force, report: args.report.clone() };
-    let report = drive::run(&plan, &options, watch).inspect_err(|_| bar.end())?;
+    let options = RunOptions {
+        dry_run: args.dry_run,
+        force: args.force,
+        report: args.report.clone(),
+        resume: args.resume || args.finish,
+        finish: args.finish,
+    };
+    let report = drive::run(&plan, &options, watch).inspect_err(|e| {
+        bar.end();
+        if matches!(e, Error::Interrupted) && plan.state_is_kept() {
+            eprintln!("go on with: compress {} --resume", path.display());
+        }
+    })?;
     for warning in report.warnings.iter().chain(report.stages.iter().flat_map(|s| &s.warnings)) {
         eprintln!("warning: {warning}");
     }
@@ -79,7 +90,13 @@ fn check(path: &Path, plugins: &PluginArgs, open: &OpenArgs) -> Result<()> {
     let recipe = load(path)?;
     let registry = registry_for(Some(&recipe), plugins)?;
     let formats = builtin::formats();
-    let setup = Setup { formats: &formats, registry: &registry, open: open_options(open), force: true };
+    let setup = Setup {
+        formats: &formats,
+        registry: &registry,
+        open: open_options(open),
+        force: true,
+        engine: builtin::engine(),
+    };
     let plan = Plan::new(&setup, &recipe, true)?;
     emit(&plan.describe())
 }

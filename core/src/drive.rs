@@ -1,10 +1,12 @@
 //! The run: stages in the order of the file, then masks, report and model, each whole or not at all.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::evidence::EvidenceFile;
 use crate::files::clean_stale;
 use crate::format::CreateOptions;
 use crate::hash;
@@ -14,10 +16,12 @@ use crate::output::{self, Written};
 use crate::plan::{Plan, PruneWork, Work};
 use crate::progress::Watch;
 use crate::prune::{PartCount, Pruned, Pruning};
+use crate::recipe::{Retrain, Stage, Training};
 use crate::report::{
     self, Achieved, ClassReport, CompressReport, ModelReport, OutputReport, Report, StageClass, StageReport, Untouched,
     asked,
 };
+use crate::state::State;
 use crate::tensor::TensorId;
 use crate::weights::{Bits, Rule, Scoring, Weights};
 
@@ -30,6 +34,10 @@ pub struct RunOptions {
     pub force: bool,
     /// Where the JSON report goes; hashes are computed only then.
     pub report: Option<PathBuf>,
+    /// Go on with an interrupted run.
+    pub resume: bool,
+    /// End an interrupted retraining with the best so far; implies `resume`.
+    pub finish: bool,
 }
 
 /// Runs a plan to its end.
@@ -43,17 +51,25 @@ pub fn run(plan: &Plan<'_>, options: &RunOptions, watch: Watch<'_>) -> Result<Re
             scope.spawn(|| hash::model_sha256(plan.model.files().map(|f| (f.name.as_str(), f.path.as_path())), watch))
         });
         let mut run = Run::new(plan, options, watch);
-        run.stages()?;
+        if let Err(error) = run.stages() {
+            // What cannot be gone on with is not left behind.
+            if let Some(state) = run.state.take().filter(|s| !s.is_worth_keeping()) {
+                state.remove()?;
+            }
+            return Err(error);
+        }
         if options.dry_run {
             run.predict();
             return Ok(run.report);
         }
         let written = run.write()?;
         let masks = run.masks()?;
+        let state = run.state.take();
         if let Some(hashing) = hashing {
             run.report.model.sha256 = hashing.join().map_err(|_| Error::failed("hashing the input failed"))??;
         }
         run.commit(written, masks)?;
+        state.map_or(Ok(()), State::remove)?;
         Ok(run.report)
     })
 }
@@ -76,17 +92,23 @@ struct Run<'p> {
     /// Pruned weights of each part, where a stage or the masks of the recipe have counted them.
     pruned: Vec<Option<u64>>,
     report: Report,
+    /// Tensors that a stage or the recipe's masks have pruned: their zeros are held.
+    held: BTreeSet<TensorId>,
+    /// Made when the first stage needs it.
+    state: Option<State>,
 }
 
 impl<'p> Run<'p> {
     fn new(plan: &'p Plan<'p>, options: &'p RunOptions, watch: Watch<'p>) -> Run<'p> {
         let model = &plan.model;
         let mut weights = Weights::new(model);
+        let mut held = BTreeSet::new();
         if let Some(masks) = &plan.from {
             for (id, info) in model.tensors().iter().enumerate() {
                 if masks.has(&info.name) && !plan.map.part_range(id).is_empty() {
                     let bits = MaskBits { file: masks.clone(), name: info.name.clone() };
                     weights.tensors[id].rules.push(Rule::Bits(Arc::new(bits)));
+                    held.insert(id);
                 }
             }
         }
@@ -105,17 +127,25 @@ impl<'p> Run<'p> {
             compress: CompressReport::new(plan.recipe),
             ..Report::default()
         };
-        Run { plan, options, watch, weights, pruned: vec![None; plan.map.parts.len()], report }
+        Run { plan, options, watch, weights, pruned: vec![None; plan.map.parts.len()], report, held, state: None }
     }
 
     fn stages(&mut self) -> Result<()> {
         let plan = self.plan;
-        for planned in &plan.stages {
+        if plan.needs_state() && !self.options.dry_run {
+            let resume = self.options.resume || self.options.finish;
+            self.state = Some(State::open(plan, resume, self.options.force, self.watch)?);
+        } else if self.options.resume && !self.options.dry_run {
+            return Err(Error::usage("--resume: no stage of this recipe can be interrupted and gone on with"));
+        }
+        let skipped = self.restore()?;
+        for planned in plan.stages.iter().skip(skipped) {
             self.watch.check()?;
             let started = Instant::now();
             let place = |e: Error| e.at(planned.stage).at(plan.recipe.path.display());
             let mut report = match &planned.work {
-                Work::Prune(work) => self.prune(work, plan.recipe.seed_of(planned.stage)).map_err(place)?,
+                Work::Prune(work) => self.method(work, planned.stage).map_err(place)?,
+                Work::Model(kind) => self.run_model(kind, planned.stage).map_err(place)?,
             };
             report.kind = planned.stage.kind_name().into();
             report.name = planned.stage.name();
@@ -124,15 +154,57 @@ impl<'p> Run<'p> {
             report.asked = given;
             report.seconds = Some(started.elapsed().as_secs_f64());
             self.report.stages.push(report);
+            self.keep(planned.stage.number)?;
         }
         Ok(())
     }
 
-    fn prune(&mut self, work: &PruneWork<'_>, seed: u64) -> Result<StageReport> {
+    /// A pruning, in steps with a retraining after each where the stage says so.
+    fn method(&mut self, work: &PruneWork<'_>, stage: &Stage) -> Result<StageReport> {
+        let seed = self.plan.recipe.seed_of(stage);
+        let steps = work.stage.schedule.map_or(1, |s| s.steps);
+        let Some(retrain) = work.stage.retrain.as_ref().filter(|_| !self.options.dry_run) else {
+            return self.prune(work, seed, 1.0);
+        };
+        let mut report = StageReport::default();
+        let (mut epochs, mut warnings, mut before) = (Vec::new(), Vec::new(), None);
+        for step in 1..=steps {
+            let portion = work.stage.schedule.map_or(1.0, |s| s.portion(step));
+            report = self.prune(work, seed, portion)?;
+            let achieved = report.achieved.as_ref();
+            before = before.or(achieved.map(|a| a.pruned - a.newly));
+            let trained = self.train(retrain, stage, step as usize)?;
+            epochs.extend(trained.epochs);
+            warnings.extend(trained.warnings);
+        }
+        if let Some(schedule) = work.stage.schedule.filter(|s| s.recover > 0)
+            && let Retrain::Engine(training) = retrain
+        {
+            let recovery = Retrain::Engine(Training { epochs: schedule.recover, ..training.clone() });
+            let trained = self.train(&recovery, stage, steps as usize + 1)?;
+            epochs.extend(trained.epochs);
+            warnings.extend(trained.warnings);
+        }
+        if let (Some(achieved), Some(before)) = (&mut report.achieved, before) {
+            achieved.newly = achieved.pruned - before;
+        }
+        report.epochs = epochs;
+        report.warnings.extend(warnings);
+        Ok(report)
+    }
+
+    fn prune(&mut self, work: &PruneWork<'_>, seed: u64, portion: f64) -> Result<StageReport> {
         let card = work.method.card();
         let instance = work.method.create(&work.options, seed)?;
-        let kinds = card.evidence.iter().map(|(kind, _)| *kind).collect();
-        let scoring = Scoring { instance, evidence: work.evidence.clone().map(|file| (file, kinds)) };
+        let kinds: Vec<_> = card.evidence.iter().map(|(kind, _)| *kind).collect();
+        let evidence = match (&work.evidence, &self.plan.recipe.evidence) {
+            (Some(file), _) => Some(file.clone()),
+            (None, Some(path)) if !kinds.is_empty() && !self.options.dry_run => {
+                Some(Arc::new(EvidenceFile::open(path, self.plan.model.tensors())?))
+            }
+            _ => None,
+        };
+        let scoring = Scoring { instance, evidence: evidence.map(|file| (file, kinds)) };
         let job = Pruning {
             weights: &self.weights,
             map: &self.plan.map,
@@ -141,11 +213,13 @@ impl<'p> Run<'p> {
             reach: card.reach,
             units: card.units,
             output: self.plan.recipe.output()?,
+            portion,
             watch: self.watch,
         };
         let pruned = job.run()?;
         for count in &pruned.parts {
             self.pruned[count.part] = Some(count.pruned);
+            self.held.insert(self.plan.map.parts[count.part].tensor);
         }
         let report = self.stage_report(work, &pruned);
         for (tensor, rule) in pruned.rules {
@@ -273,7 +347,7 @@ impl<'p> Run<'p> {
     fn masks(&mut self) -> Result<Option<MaskWriter>> {
         let Some(path) = &self.plan.recipe.mask else { return Ok(None) };
         let tensors = self.plan.model.tensors();
-        let ids: Vec<TensorId> = (0..tensors.len()).filter(|id| !self.weights.is_unchanged(*id)).collect();
+        let ids: Vec<TensorId> = self.held.iter().copied().collect();
         let shapes: Vec<(String, Vec<u64>)> =
             ids.iter().map(|id| (tensors[*id].name.clone(), tensors[*id].shape.clone())).collect();
         let writer = MaskWriter::create(path, &shapes)?;
@@ -323,6 +397,8 @@ pub fn write_report(path: &Path, text: &str) -> Result<()> {
     temp.sync()?;
     temp.persist(path)
 }
+
+mod model;
 
 /// The recipe's masks as bits.
 struct MaskBits {

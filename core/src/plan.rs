@@ -7,6 +7,7 @@ use std::sync::Arc;
 use compress_sdk::{Options, card::Need};
 
 use crate::class::resolve::ClassMap;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::evidence::EvidenceFile;
 use crate::files::refuse_if_input;
@@ -14,7 +15,7 @@ use crate::format::{Format, OpenOptions};
 use crate::mask::MaskFile;
 use crate::model::Model;
 use crate::population::Populations;
-use crate::recipe::{Amounts, MethodStage, ModelPaths, Pattern, Recipe, Stage, StageKind};
+use crate::recipe::{Amounts, Evaluate, MethodStage, ModelPaths, Pattern, Recipe, Retrain, Stage, StageKind};
 use crate::registry::{Registered, Registry};
 
 /// What a plan is made with.
@@ -27,6 +28,8 @@ pub struct Setup<'a> {
     pub open: OpenOptions,
     /// Replace an existing output.
     pub force: bool,
+    /// What runs ONNX graphs, where it is built in.
+    pub engine: Option<&'a dyn Engine>,
 }
 
 /// A recipe with everything resolved.
@@ -43,6 +46,8 @@ pub struct Plan<'a> {
     pub stages: Vec<Planned<'a>>,
     /// Warnings for the reader.
     pub warnings: Vec<String>,
+    /// What runs the model.
+    pub engine: Option<&'a dyn Engine>,
 }
 
 /// A stage with what it needs.
@@ -57,6 +62,8 @@ pub struct Planned<'a> {
 pub enum Work<'a> {
     /// Prunes by a method's scores.
     Prune(PruneWork<'a>),
+    /// Runs the model, or a command that does.
+    Model(&'a StageKind),
 }
 
 /// A pruning stage with what it needs.
@@ -86,8 +93,8 @@ impl<'a> Plan<'a> {
             Some(path) => Some(Arc::new(open_masks(path, &model)?)),
             None => None,
         };
-        let mut plan =
-            Plan { recipe, warnings: model.warnings().cloned().collect(), model, map, from, stages: Vec::new() };
+        let warnings = model.warnings().cloned().collect();
+        let mut plan = Plan { recipe, warnings, model, map, from, stages: Vec::new(), engine: setup.engine };
         for stage in &recipe.stages {
             let work = plan.work(setup, stage).map_err(|e| e.at(stage).at(recipe.path.display()))?;
             plan.stages.push(Planned { stage, work });
@@ -98,12 +105,38 @@ impl<'a> Plan<'a> {
     fn work(&mut self, setup: &Setup<'a>, stage: &'a Stage) -> Result<Work<'a>> {
         match &stage.kind {
             StageKind::Method(method) => self.prune(setup, method),
-            _ => Err(Error::usage(format!(
-                "stages of kind \"{}\" are not built yet in version {}; the method stages work",
-                stage.kind_name(),
+            StageKind::Encode(_) => Err(Error::usage(format!(
+                "encode stages are not built yet in version {}; the other stages work",
                 env!("CARGO_PKG_VERSION")
             ))),
+            StageKind::Reinitialise(_)
+            | StageKind::Retrain(Retrain::Command { .. })
+            | StageKind::Evaluate(Evaluate::Command(_)) => Ok(Work::Model(&stage.kind)),
+            StageKind::Measure(_) | StageKind::Retrain(_) | StageKind::Evaluate(_) => {
+                self.engine()?.check(&self.model, self.recipe, stage)?;
+                if matches!(stage.kind, StageKind::Measure(_)) && self.recipe.evidence.is_none() {
+                    return Err(Error::usage("\"evidence\" is missing: the file that measure writes"));
+                }
+                Ok(Work::Model(&stage.kind))
+            }
         }
+    }
+
+    /// The engine, for models that have a graph.
+    pub fn engine(&self) -> Result<&'a dyn Engine> {
+        if self.model.format() != "onnx" {
+            return Err(Error::usage(format!(
+                "a {} model has no graph that could be run; train or evaluate it elsewhere by {{ command = [\"python3\", \
+                 \"train.py\", \"{{weights}}\", \"{{mask}}\", \"{{output}}\"] }}",
+                self.model.format()
+            )));
+        }
+        self.engine.ok_or_else(|| {
+            Error::usage(format!(
+                "running the model is not built yet in version {}; train or evaluate it elsewhere by {{ command = […] }}",
+                env!("CARGO_PKG_VERSION")
+            ))
+        })
     }
 
     fn prune(&mut self, setup: &Setup<'a>, stage: &'a MethodStage) -> Result<Work<'a>> {
@@ -118,11 +151,12 @@ impl<'a> Plan<'a> {
                 env!("CARGO_PKG_VERSION")
             )));
         }
-        if stage.schedule.is_some() || stage.retrain.is_some() {
-            return Err(Error::usage(format!(
-                "retraining is not built yet in version {}; leave \"retrain\" and \"schedule\" out",
-                env!("CARGO_PKG_VERSION")
-            )));
+        if let Some(Retrain::Engine(_)) = &stage.retrain {
+            let whole =
+                self.recipe.stages.iter().find(|s| matches!(&s.kind, StageKind::Method(m) if std::ptr::eq(m, stage)));
+            if let Some(whole) = whole {
+                self.engine()?.check(&self.model, self.recipe, whole)?;
+            }
         }
         match (&stage.pattern, &stage.amount) {
             (Pattern::NofM { .. }, _) => {}
@@ -160,6 +194,10 @@ impl<'a> Plan<'a> {
                 None => Ok(None),
             };
         };
+        let measured = self.stages.iter().any(|s| matches!(s.stage.kind, StageKind::Measure(_)));
+        if measured {
+            return Ok(None);
+        }
         let file = EvidenceFile::open(path, self.model.tensors())?;
         for (kind, _) in card.evidence.iter().filter(|(_, need)| *need == Need::Required) {
             for part in parts {
@@ -314,6 +352,10 @@ impl Work<'_> {
     fn describe(&self, plan: &Plan<'_>) -> String {
         match self {
             Work::Prune(work) => work.describe(plan),
+            Work::Model(StageKind::Measure(_)) => "runs the model over the training data and writes evidence".into(),
+            Work::Model(StageKind::Retrain(_)) => "trains with the masks held".into(),
+            Work::Model(StageKind::Evaluate(_)) => "computes metrics; changes nothing".into(),
+            Work::Model(_) => "draws new weights under the masks".into(),
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct Pruning<'a> {
     pub units: Units,
     /// Beside which path temp files may lie.
     pub output: &'a std::path::Path,
+    /// How much of the amount is meant, from 0 to 1: a step of a schedule.
+    pub portion: f64,
     /// Progress and cancellation.
     pub watch: Watch<'a>,
 }
@@ -85,7 +87,12 @@ impl Pruning<'_> {
             done.parts = masks.parts;
         } else {
             let amounts = self.stage.amount.as_ref().ok_or_else(|| Error::usage("\"amount\" is missing"))?;
-            let populations = Populations::new(self.map, &selected, self.stage.scheme, amounts)?;
+            let mut populations = Populations::new(self.map, &selected, self.stage.scheme, amounts)?;
+            if self.portion < 1.0 {
+                for population in &mut populations.list {
+                    population.target = (population.target as f64 * self.portion + 0.5) as u64;
+                }
+            }
             done.asked = Some(populations.list.iter().map(|p| p.target).sum());
             for population in &populations.list {
                 let places = places(self.weights.model, self.map, &population.parts);

@@ -1,8 +1,8 @@
 //! The report: what a run was asked for and what it did, as JSON and as a table. What does not apply is absent;
 //! non-finite metrics are null. `seconds` and `written_at` alone may differ between equal runs.
 
-use serde::Serialize;
 use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -113,7 +113,8 @@ pub struct ClassReport {
 }
 
 /// A stage.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StageReport {
     /// `method`, `measure`, `retrain`, `reinitialise`, `evaluate`, `encode`.
     pub kind: String,
@@ -146,7 +147,8 @@ pub struct StageReport {
 }
 
 /// What a stage reached.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Achieved {
     /// Pruned weights of its classes after the stage.
     pub pruned: u64,
@@ -159,7 +161,8 @@ pub struct Achieved {
 }
 
 /// A class within a stage.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StageClass {
     /// Its name.
     pub name: String,
@@ -173,7 +176,8 @@ pub struct StageClass {
 }
 
 /// A tensor that was left alone.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Untouched {
     /// Its name.
     pub tensor: String,
@@ -334,6 +338,19 @@ pub fn sha256_of_files(files: &[(String, String)]) -> Option<String> {
 /// Bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl<'de> Deserialize<'de> for Metrics {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let map = Map::<String, Value>::deserialize(deserializer)?;
+        // A metric that was not finite was written as null.
+        let numbers = |map: &Map<String, Value>| {
+            let metrics = map.iter().filter(|(_, v)| v.is_number() || v.is_null());
+            metrics.map(|(k, v)| (k.clone(), v.as_f64().unwrap_or(f64::NAN))).collect::<Vec<_>>()
+        };
+        let test = map.get("test").and_then(Value::as_object).map(numbers).unwrap_or_default();
+        Ok(Metrics { validation: numbers(&map), test })
+    }
 }
 
 impl Serialize for Metrics {

@@ -119,6 +119,18 @@ pub struct Schedule {
     pub recover: u32,
 }
 
+impl Schedule {
+    /// The share of the amount that is reached after a step (from 1): t/T, or 1 − (1 − t/T)³ (Zhu & Gupta 2017, eq. 1,
+    /// from no pruning on).
+    pub fn portion(&self, step: u32) -> f64 {
+        let t = f64::from(step) / f64::from(self.steps.max(1));
+        match self.shape {
+            ScheduleShape::Linear => t,
+            ScheduleShape::Cubic => 1.0 - (1.0 - t).powi(3),
+        }
+    }
+}
+
 /// How the amount grows over the steps of a schedule.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum ScheduleShape {

@@ -1,0 +1,251 @@
+//! Stages that run the model or a command: measure, retrain, reinitialise, evaluate; and what is kept of them for an
+//! interrupted run.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::Run;
+use crate::class::{PartSpec, Role};
+use crate::convert::{from_f32, zero_where};
+use crate::engine::{Job, Trained};
+use crate::error::{Error, Result};
+use crate::external;
+use crate::plan::{Plan, Work};
+use crate::recipe::{Evaluate, Initialise, Retrain, Stage, StageKind};
+use crate::report::{StageReport, Untouched};
+use crate::state::{Finished, State};
+use crate::stfile::{Spec, StFile, StWriter};
+use crate::tensor::TensorId;
+use crate::weights::{Base, TensorState};
+
+/// Steps of one stage are kept as stage · STEPS + step.
+const STEPS: usize = 100_000;
+
+impl Plan<'_> {
+    /// Whether an interrupted run can be gone on with.
+    pub fn state_is_kept(&self) -> bool {
+        self.recipe.output().is_ok_and(|output| State::folder_of(output).join("state.json").exists())
+    }
+
+    /// Whether a stage changes values or runs the model, so that an interrupted run can be gone on with.
+    pub(super) fn needs_state(&self) -> bool {
+        self.stages.iter().any(|s| match &s.work {
+            Work::Prune(work) => work.stage.retrain.is_some(),
+            Work::Model(_) => true,
+        })
+    }
+}
+
+impl Run<'_> {
+    /// Does a stage that runs the model. A dry run does not.
+    pub(super) fn run_model(&mut self, kind: &StageKind, stage: &Stage) -> Result<StageReport> {
+        let mut report = StageReport::default();
+        if self.options.dry_run {
+            report.warnings.push("not run: a dry run neither trains nor runs a command".into());
+            return Ok(report);
+        }
+        match kind {
+            StageKind::Retrain(retrain) => {
+                let trained = self.train(retrain, stage, 0)?;
+                report.metrics = trained.epochs.last().cloned();
+                report.epochs = trained.epochs;
+                report.warnings = trained.warnings;
+            }
+            StageKind::Evaluate(evaluate) => {
+                let held = self.held_list();
+                let folder = self.folder(stage, 0)?;
+                let job = self.job(stage, &held, &folder);
+                report.metrics = Some(match evaluate {
+                    Evaluate::Metrics(metrics) => self.plan.engine()?.evaluate(&job, metrics)?,
+                    Evaluate::Command(command) => external::evaluate(&job, command)?,
+                });
+            }
+            StageKind::Measure(measure) => {
+                let held = self.held_list();
+                let folder = self.folder(stage, 0)?;
+                let path =
+                    self.plan.recipe.evidence.as_deref().ok_or_else(|| Error::usage("\"evidence\" is missing"))?;
+                self.plan.engine()?.measure(&self.job(stage, &held, &folder), measure, path)?;
+                self.report.evidence = Some(path.display().to_string());
+            }
+            StageKind::Reinitialise(initialise) => {
+                let folder = self.folder(stage, 0)?;
+                report.untouched = self.reinitialise(*initialise, self.plan.recipe.seed_of(stage), &folder)?;
+            }
+            StageKind::Method(_) | StageKind::Encode(_) => {
+                return Err(Error::failed("not a stage that runs the model"));
+            }
+        }
+        Ok(report)
+    }
+
+    /// Trains by the engine or a command; the weights are the trained ones afterwards.
+    pub(super) fn train(&mut self, retrain: &Retrain, stage: &Stage, step: usize) -> Result<Trained> {
+        let held = self.held_list();
+        let folder = self.folder(stage, step)?;
+        let job = self.job(stage, &held, &folder);
+        let trained = match retrain {
+            Retrain::Engine(training) => self.plan.engine()?.retrain(&job, training)?,
+            Retrain::Command { command, on_violation } => external::retrain(&job, command, *on_violation)?,
+        };
+        self.adopt(&trained.weights)?;
+        Ok(trained)
+    }
+
+    fn held_list(&self) -> Vec<TensorId> {
+        self.held.iter().copied().collect()
+    }
+
+    fn folder(&self, stage: &Stage, step: usize) -> Result<std::path::PathBuf> {
+        let state = self.state.as_ref().ok_or_else(|| Error::failed("the run has no state folder"))?;
+        state.stage_folder(stage.number * STEPS + step)
+    }
+
+    fn job<'a>(&'a self, stage: &Stage, held: &'a [TensorId], folder: &'a Path) -> Job<'a> {
+        Job {
+            weights: &self.weights,
+            map: &self.plan.map,
+            recipe: self.plan.recipe,
+            held,
+            folder,
+            seed: self.plan.recipe.seed_of(stage),
+            resume: self.options.resume || self.options.finish,
+            finish: self.options.finish,
+            watch: self.watch,
+        }
+    }
+
+    /// Takes the tensors of a file as the new values.
+    fn adopt(&mut self, path: &Path) -> Result<()> {
+        let file = StFile::open(path)?;
+        let handle = Arc::new(crate::files::open(path)?);
+        let shared = Arc::new(path.to_path_buf());
+        for (id, info) in self.plan.model.tensors().iter().enumerate() {
+            let Some(entry) = file.entry(&info.name) else { continue };
+            if entry.dtype != info.dtype || entry.shape != info.shape {
+                return Err(Error::failed(format!(
+                    "\"{}\": \"{}\" has another type or shape",
+                    path.display(),
+                    info.name
+                )));
+            }
+            let base = Base::File(handle.clone(), shared.clone(), file.data_at() + entry.start);
+            self.weights.tensors[id] = TensorState { base, rules: Vec::new() };
+        }
+        Ok(())
+    }
+
+    /// Draws new values for all weights and one-dimensional parameters; pruned weights stay zero.
+    fn reinitialise(&mut self, initialise: Initialise, seed: u64, folder: &Path) -> Result<Vec<Untouched>> {
+        let model = &self.plan.model;
+        let (mut ids, mut untouched) = (Vec::new(), Vec::new());
+        for (id, role) in model.roles().tensors.iter().enumerate() {
+            let float = model.tensors()[id].dtype.float_bytes().is_some();
+            match role {
+                Role::Weight(_) if float => ids.push(id),
+                Role::OneDimensional(parts, reason) if float && drawn(parts, reason) => ids.push(id),
+                Role::OneDimensional(_, reason) | Role::Never(reason) => {
+                    untouched.push(Untouched { tensor: model.tensors()[id].name.clone(), reason: reason.clone() });
+                }
+                Role::Weight(_) => {}
+            }
+        }
+        let specs: Vec<Spec> = ids
+            .iter()
+            .map(|id| {
+                let info = &model.tensors()[*id];
+                Spec { name: info.name.clone(), dtype: info.dtype.clone(), shape: info.shape.clone() }
+            })
+            .collect();
+        let path = folder.join("initial.safetensors");
+        let writer = StWriter::create(&path, &specs, &[])?;
+        const STEP: u64 = 1 << 17;
+        ids.par_iter().enumerate().try_for_each(|(index, id)| {
+            let info = &model.tensors()[*id];
+            let width = info.dtype.float_bytes().unwrap_or(4);
+            for first in (0..info.elements).step_by(STEP as usize) {
+                let count = STEP.min(info.elements - first) as usize;
+                let position = model.position(*id) + first;
+                let values: Vec<f32> = (0..count).map(|i| initialise.draw(seed, position + i as u64)).collect();
+                let mut bytes = vec![0; count * width];
+                from_f32(&info.dtype, &values, &mut bytes);
+                if self.held.contains(id) {
+                    let mut kept = vec![0; count.div_ceil(8)];
+                    self.weights.nonzero_bits(*id, first, &mut kept)?;
+                    zero_where(width, &mut bytes, |i| kept[i / 8] >> (i % 8) & 1 == 0);
+                }
+                writer.write_at(index, first * width as u64, &bytes)?;
+            }
+            Ok::<(), Error>(())
+        })?;
+        writer.finish()?.persist(&path)?;
+        self.adopt(&path)?;
+        Ok(untouched)
+    }
+
+    /// Keeps a finished stage for an interrupted run.
+    pub(super) fn keep(&mut self, number: usize) -> Result<()> {
+        let Some(state) = &mut self.state else { return Ok(()) };
+        let changed: Vec<TensorId> =
+            (0..self.weights.tensors.len()).filter(|id| !self.weights.is_unchanged(*id)).collect();
+        let cheap = self.weights.tensors.iter().all(|t| matches!(t.base, Base::Model))
+            && self.report.stages.last().is_some_and(|s| s.kind == "method");
+        if cheap {
+            return Ok(());
+        }
+        let folder = state.stage_folder(number * STEPS)?;
+        let path = folder.join("after.safetensors");
+        external::save(&self.weights, &changed, &path)?;
+        let report = serde_json::to_string(&self.report.stages).map_err(|e| Error::failed(e.to_string()))?;
+        let finished = Finished {
+            report,
+            weights: Some(path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()),
+            held: self.held.iter().copied().collect(),
+        };
+        state.keep(number, finished)
+    }
+
+    /// Takes up an interrupted run after its last kept stage; returns how many stages are done.
+    pub(super) fn restore(&mut self) -> Result<usize> {
+        let Some(state) = &self.state else { return Ok(0) };
+        let Some((number, finished)) = state.last().map(|(n, f)| (n, f.clone())) else { return Ok(0) };
+        if let Some(name) = &finished.weights {
+            let path = state.stage_folder(number * STEPS)?.join(name);
+            self.adopt(&path)?;
+        }
+        self.held = finished.held.into_iter().collect();
+        self.report.stages = serde_json::from_str(&finished.report)
+            .map_err(|e| Error::failed(format!("the state is damaged ({e}); --force starts anew")))?;
+        Ok(number)
+    }
+}
+
+/// Whether a one-dimensional parameter is drawn anew: biases are, the scales of norms are not.
+fn drawn(parts: &[PartSpec], reason: &str) -> bool {
+    !parts.is_empty() && reason.contains("bias")
+}
+
+impl Initialise {
+    /// The value at a position, from the seed and the position alone.
+    fn draw(self, seed: u64, position: u64) -> f32 {
+        let (a, b) = (unit(seed, 2 * position), unit(seed, 2 * position + 1));
+        match self {
+            Initialise::Uniform(limit) => ((2.0 * a - 1.0) * limit) as f32,
+            Initialise::Normal(sigma) => {
+                (sigma * (-2.0 * (1.0 - a).ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos()) as f32
+            }
+        }
+    }
+}
+
+/// Uniform in [0, 1) by SplitMix64 (Steele, Lea & Flood 2014) of seed and counter.
+fn unit(seed: u64, counter: u64) -> f64 {
+    let mut z = seed
+        .wrapping_mul(0xD134_2543_DE82_EF95)
+        .wrapping_add(counter.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
