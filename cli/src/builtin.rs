@@ -12,7 +12,8 @@ pub fn formats() -> [&'static dyn Format; 2] {
 /// All built-in methods.
 pub fn registry() -> Result<Registry> {
     let mut registry = Registry::new();
-    for entry in [&compress_magnitude::ENTRY] {
+    let entries: &[&compress_sdk::Entry] = &[&compress_magnitude::ENTRY];
+    for entry in entries {
         registry.add_builtin(entry)?;
     }
     Ok(registry)

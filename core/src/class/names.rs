@@ -83,7 +83,7 @@ impl<'a> Context<'a> {
         };
         let mut part = part(class, rows, cols, kind);
         let stored_in_out =
-            ["c_attn", "c_proj", "c_fc", "q_attn"].iter().any(|l| path[..path.len() - 1].ends_with(&[*l]));
+            ["c_attn", "c_proj", "c_fc", "q_attn"].iter().any(|l| path[..path.len().saturating_sub(1)].ends_with(&[*l]));
         if self.conv1d && kind == Kind::Linear && leaf == "weight" && stored_in_out {
             (part.rows, part.cols, part.order) = (cols, rows, Order::ColumnMajor);
         }
