@@ -165,6 +165,17 @@ impl Examples {
         order.chunks(batch.max(1)).map(<[usize]>::to_vec).collect()
     }
 
+    /// Batches of examples of like length, whether or not they are trimmed: for work that ends with the longest of them.
+    pub fn batches_by_length(&self, batch: usize) -> Result<Vec<Vec<usize>>> {
+        let lengths = match &self.lengths {
+            Some(l) => l.clone(),
+            None => self.measure_lengths()?,
+        };
+        let mut order: Vec<usize> = (0..self.count).collect();
+        order.sort_by_key(|i| lengths[*i]);
+        Ok(order.chunks(batch.max(1)).map(<[usize]>::to_vec).collect())
+    }
+
     /// Batches of an epoch in an order made from `key`. With trimming, examples of like length come together within
     /// runs of a hundred batches.
     pub fn shuffled_batches(&self, batch: usize, key: u64) -> Vec<Vec<usize>> {

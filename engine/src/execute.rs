@@ -112,10 +112,12 @@ impl<R: Real> Program<R> {
     }
 
     /// Checks a batch against the graph's inputs: names, kinds, dimensions.
-    fn feed(&self, inputs: &[(String, Value<R>)]) -> Result<Vec<Option<Value<R>>>> {
-        let mut own: Vec<Option<Value<R>>> = vec![None; self.slots];
+    fn feed(&self, inputs: &[(String, Value<R>)], own: &mut [Option<Value<R>>], all: bool) -> Result<()> {
         for (slot, input) in &self.inputs {
             let Some((_, value)) = inputs.iter().find(|(n, _)| *n == input.name) else {
+                if !all {
+                    continue;
+                }
                 return Err(Error::failed(format!("input \"{}\" of the graph is missing in the data", input.name)));
             };
             let shape = value.shape();
@@ -142,7 +144,31 @@ impl<R: Real> Program<R> {
             }
             own[*slot] = Some(value.clone());
         }
+        Ok(())
+    }
+
+    /// Runs the steps that the named input does not reach, once for many values of it: gives the state to go on from.
+    /// The program must have been ordered by [`Program::put_last`].
+    pub fn begin(&self, base: &Base<R>, early: usize, inputs: &[(String, Value<R>)]) -> Result<Vec<Option<Value<R>>>> {
+        let mut own = vec![None; self.slots];
+        self.feed(inputs, &mut own, false)?;
+        for (i, s) in self.steps.iter().enumerate().take(self.derived + early).skip(self.derived) {
+            step(i, s, &mut own, &base.values, Mode::default(), &mut None)?;
+        }
         Ok(own)
+    }
+
+    /// Goes on from [`Program::begin`] with the remaining inputs.
+    pub fn resume(&self, base: &Base<R>, early: usize, begun: &[Option<Value<R>>], inputs: &[(String, Value<R>)]) -> Result<Vec<Value<R>>> {
+        let mut own = begun.to_vec();
+        self.feed(inputs, &mut own, false)?;
+        for (i, s) in self.steps.iter().enumerate().skip(self.derived + early) {
+            step(i, s, &mut own, &base.values, Mode::default(), &mut None)?;
+        }
+        self.outputs
+            .iter()
+            .map(|slot| own[*slot].take().ok_or_else(|| Error::failed("an output was not computed")))
+            .collect()
     }
 
     /// Runs a batch.
@@ -153,7 +179,8 @@ impl<R: Real> Program<R> {
         mode: Mode,
         mut observer: Option<Observer<R>>,
     ) -> Result<Pass<R>> {
-        let mut own = self.feed(inputs)?;
+        let mut own = vec![None; self.slots];
+        self.feed(inputs, &mut own, true)?;
         let mut tape = Vec::new();
         for (i, s) in self.steps.iter().enumerate().skip(self.derived) {
             if let Some(back) = step(i, s, &mut own, &base.values, mode, &mut observer)? {

@@ -1,7 +1,9 @@
 //! Runs an ONNX graph forwards and backwards: evaluates, measures evidence, retrains.
 
+pub mod bleu;
 pub mod buffer;
 pub mod data;
+pub mod engine;
 pub mod execute;
 pub mod graph;
 pub mod import;
@@ -12,4 +14,5 @@ pub mod program;
 pub mod real;
 pub mod rewrite;
 pub mod step;
+pub mod translate;
 pub mod value;

@@ -154,6 +154,29 @@ impl<R: Real> Program<R> {
         }
     }
 
+    /// Puts the steps that these inputs reach behind all others; gives how many of the others there are.
+    pub fn put_last(&mut self, late: &[&str]) -> usize {
+        let mut reached = vec![false; self.slots];
+        for (slot, input) in &self.inputs {
+            reached[*slot] = late.contains(&input.name.as_str());
+        }
+        let rest = self.steps.split_off(self.derived);
+        let (mut early, mut later) = (Vec::new(), Vec::new());
+        for step in rest {
+            if step.inputs.iter().flatten().any(|s| reached[*s]) {
+                step.outputs.iter().flatten().for_each(|s| reached[*s] = true);
+                later.push(step);
+            } else {
+                early.push(step);
+            }
+        }
+        let count = early.len();
+        self.steps.extend(early);
+        self.steps.extend(later);
+        self.order();
+        count
+    }
+
     /// Which slots carry gradients when the params named by `trained` do. Refuses operators that would lose them.
     pub fn carriers(&self, trained: impl Fn(&str) -> bool) -> Result<Vec<bool>> {
         let mut carries = vec![false; self.slots];

@@ -1,0 +1,363 @@
+//! A model with its data, planned and checked: what the driver holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use compress_core::class::Role;
+use compress_core::convert::to_f32;
+use compress_core::error::did_you_mean;
+use compress_core::format::Source;
+use compress_core::progress::{Unit, Watch};
+use compress_core::recipe::{Data, Metric};
+use compress_core::tensor::TensorId;
+use compress_core::{Error, Result};
+use compress_onnx::OnnxSource;
+use rayon::prelude::*;
+
+use crate::bleu::corpus_bleu;
+use crate::data::{Column, Examples};
+use crate::graph::Graph;
+use crate::import::{import, weight_values};
+use crate::loss::Tally;
+use crate::program::Program;
+use crate::real::Real;
+use crate::step::{Objective, SLICES, evaluate};
+use crate::translate::{Translator, sentence};
+use crate::value::Tensor;
+
+/// Examples a batch where nothing else is said.
+pub const BATCH: usize = 64;
+
+/// Weights that differ from those of the model's file.
+pub trait Weights: Sync {
+    /// The weight's elements in the order of the file; `None` = as in the file.
+    fn read(&self, name: &str) -> Result<Option<Vec<f32>>>;
+}
+
+/// The model as its file has it.
+pub struct AsStored;
+
+impl Weights for AsStored {
+    fn read(&self, _: &str) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
+}
+
+impl Weights for BTreeMap<String, Vec<f32>> {
+    fn read(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        Ok(self.get(name).cloned())
+    }
+}
+
+/// A file of `[data]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Split {
+    /// To train and to measure with.
+    Train,
+    /// To choose with.
+    Validation,
+    /// To report on only.
+    Test,
+}
+
+impl Split {
+    fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Validation => "validation",
+            Split::Test => "test",
+        }
+    }
+}
+
+/// A weight of the model that the engine may change.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Its number in the source.
+    pub id: TensorId,
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its class, where it has one.
+    pub class: Option<String>,
+    /// Whether training changes it.
+    pub trained: bool,
+}
+
+/// A model and its data.
+pub struct Engine<'s> {
+    source: &'s dyn Source,
+    pub(crate) data: Data,
+    pub(crate) weights: Vec<Weight>,
+    pub(crate) program: Program<f32>,
+    pub(crate) objective: Objective,
+    pub(crate) columns: Vec<Column>,
+    translator: Option<Translator<f32>>,
+}
+
+impl<'s> Engine<'s> {
+    /// Plans the model for the data: every operator, attribute, name and file is checked, nothing is computed.
+    pub fn open(source: &'s dyn Source, data: &Data) -> Result<Engine<'s>> {
+        let onnx = source.as_any().downcast_ref::<OnnxSource>().ok_or_else(|| {
+            Error::failed(format!(
+                "a {} model has no graph that could be run; evaluate and retrain it with {{ command = [\"…\"] }}",
+                source.format()
+            ))
+        })?;
+        let mut weights = list(source);
+        let names: BTreeSet<&str> = weights.iter().map(|w| w.name.as_str()).collect();
+        let graph = import::<f32>(onnx.model(), &|name| names.contains(name))?;
+        let output = match &data.output {
+            Some(name) => name.clone(),
+            None => graph.outputs.first().cloned().ok_or_else(|| Error::failed("the graph has no output"))?,
+        };
+        if !graph.outputs.contains(&output) {
+            let hint = did_you_mean(&output, graph.outputs.iter().map(String::as_str));
+            return Err(Error::usage(format!("[data] output = \"{output}\" is no output of the graph{hint}")));
+        }
+        let pairs: Vec<(String, Vec<usize>)> = weights.iter().map(|w| (w.name.clone(), w.shape.clone())).collect();
+        let values = weight_values(&graph, &pairs);
+        let mut program = Program::new(&graph, std::slice::from_ref(&output), &values)?;
+        let fixed_batch = program.inputs.iter().any(|(_, i)| i.dims.as_ref().is_some_and(|d| matches!(d.first(), Some(Some(_)))));
+        for name in statistics(&program) {
+            weights.iter_mut().filter(|w| w.name == name).for_each(|w| w.trained = false);
+        }
+        let columns = columns(&graph, &program, data, &output);
+        let translator = match &data.bleu {
+            Some(b) => Some(Translator::new(Program::new(&graph, &[output], &values)?, &b.prefix)?),
+            None => None,
+        };
+        let compact = data.ignore.is_some() && program.compact();
+        let objective = Objective {
+            target: data.target.clone().unwrap_or_default(),
+            ignore: data.ignore,
+            compact,
+            slices: if fixed_batch { 1 } else { SLICES },
+        };
+        let engine = Engine { source, data: data.clone(), weights, program, objective, columns, translator };
+        for split in [Split::Train, Split::Validation, Split::Test] {
+            if engine.path(split).is_some() {
+                engine.examples(split)?;
+            }
+        }
+        Ok(engine)
+    }
+
+    /// The model's weights.
+    pub fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+
+    /// Whether there is a file for a split.
+    pub fn has(&self, split: Split) -> bool {
+        self.path(split).is_some()
+    }
+
+    fn path(&self, split: Split) -> Option<&Path> {
+        match split {
+            Split::Train => self.data.train.as_deref(),
+            Split::Validation => self.data.validation.as_deref(),
+            Split::Test => self.data.test.as_deref(),
+        }
+    }
+
+    /// Opens the examples of a split.
+    pub(crate) fn examples(&self, split: Split) -> Result<Examples> {
+        let path = self
+            .path(split)
+            .ok_or_else(|| Error::usage(format!("[data] names no file \"{}\"", split.name())))?;
+        Examples::open(path, self.columns.clone(), self.data.trim, self.data.ignore.unwrap_or(0))
+    }
+
+    /// All weights that a program reads, in its order: given ones, else those of the file.
+    pub(crate) fn read<R: Real>(&self, program: &Program<R>, weights: &dyn Weights) -> Result<Vec<Tensor<R>>> {
+        program
+            .params
+            .iter()
+            .map(|p| {
+                let n: usize = p.shape.iter().product();
+                let values = match weights.read(&p.name)? {
+                    Some(v) if v.len() == n => v,
+                    Some(v) => {
+                        return Err(Error::failed(format!("weight \"{}\" has {} elements, expected {n}", p.name, v.len())));
+                    }
+                    None => self.stored(&p.name)?,
+                };
+                Ok(Tensor::new(p.shape.clone(), values.into_iter().map(|v| R::of(f64::from(v))).collect::<Vec<_>>()))
+            })
+            .collect()
+    }
+
+    /// A weight as the file has it.
+    pub(crate) fn stored(&self, name: &str) -> Result<Vec<f32>> {
+        let weight = self
+            .weights
+            .iter()
+            .find(|w| w.name == name)
+            .ok_or_else(|| Error::failed(format!("the model has no weight \"{name}\"")))?;
+        let info = &self.source.tensors()[weight.id];
+        let mut bytes = vec![0u8; info.dense_bytes() as usize];
+        self.source.read_at(weight.id, 0, &mut bytes)?;
+        let mut out = vec![0f32; info.elements as usize];
+        to_f32(&info.dtype, &bytes, &mut out);
+        Ok(out)
+    }
+
+    /// Metrics by name, in the order asked for.
+    pub fn evaluate(&self, weights: &dyn Weights, split: Split, metrics: &[Metric], watch: Watch) -> Result<Vec<(String, f64)>> {
+        let mut tally = None;
+        let mut out = Vec::new();
+        for metric in metrics {
+            let value = match metric {
+                Metric::Bleu => self.bleu(weights, split, watch)?,
+                _ => {
+                    if tally.is_none() {
+                        tally = Some(self.tally(weights, split, watch)?);
+                    }
+                    let t: Tally = tally.unwrap_or_default();
+                    match metric {
+                        Metric::Loss => t.mean(),
+                        Metric::Perplexity => t.perplexity(),
+                        _ => t.accuracy(),
+                    }
+                }
+            };
+            out.push((metric.name().to_string(), value));
+        }
+        Ok(out)
+    }
+
+    /// Loss and counts over a split.
+    pub fn tally(&self, weights: &dyn Weights, split: Split, watch: Watch) -> Result<Tally> {
+        let params = self.read(&self.program, weights)?;
+        self.tally_of(&params, &self.examples(split)?, watch)
+    }
+
+    pub(crate) fn tally_of(&self, params: &[Tensor<f32>], examples: &Examples, watch: Watch) -> Result<Tally> {
+        if self.data.target.is_none() {
+            return Err(Error::usage("[data] target is missing: the tensor that the output is compared with"));
+        }
+        let base = self.program.base(params, None)?;
+        watch.progress.begin("evaluate", examples.count() as u64, Unit::Count);
+        let parts: Vec<Result<Tally>> = examples
+            .plain_batches(BATCH)
+            .into_par_iter()
+            .map(|rows| {
+                watch.tick(rows.len() as u64)?;
+                evaluate(&self.program, &base, &self.objective, examples.batch(&rows)?)
+            })
+            .collect();
+        watch.progress.end();
+        let mut sum = Tally::default();
+        for part in parts {
+            sum.add(part?);
+        }
+        if sum.counted == 0 {
+            return Err(Error::failed(format!("\"{}\" has no target that counts: all are ignored", examples.path().display())));
+        }
+        Ok(sum)
+    }
+
+    /// BLEU of the translations of a split.
+    fn bleu(&self, weights: &dyn Weights, split: Split, watch: Watch) -> Result<f64> {
+        let (Some(bleu), Some(_)) = (&self.data.bleu, &self.translator) else {
+            return Err(Error::usage("the metric \"bleu\" needs the table [data.bleu]"));
+        };
+        let path = match split {
+            Split::Validation => bleu.references.validation.as_ref(),
+            Split::Test => bleu.references.test.as_ref(),
+            Split::Train => None,
+        };
+        let path = path.ok_or_else(|| Error::usage(format!("[data.bleu] names no references for {}", split.name())))?;
+        let references = lines(path)?;
+        let hypotheses = self.translations(weights, split, watch)?;
+        if references.len() != hypotheses.len() {
+            return Err(Error::failed(format!(
+                "\"{}\" has {} lines for {} examples",
+                path.display(),
+                references.len(),
+                hypotheses.len()
+            )));
+        }
+        Ok(corpus_bleu(&hypotheses, &references, bleu.tokenize))
+    }
+
+    /// The translations of a split, a sentence an example, in the file's order.
+    pub fn translations(&self, weights: &dyn Weights, split: Split, watch: Watch) -> Result<Vec<String>> {
+        let (Some(bleu), Some(translator)) = (&self.data.bleu, &self.translator) else {
+            return Err(Error::usage("translating needs the table [data.bleu]"));
+        };
+        let vocabulary = lines(&bleu.vocabulary)?;
+        let path = self.path(split).ok_or_else(|| Error::usage(format!("[data] names no file \"{}\"", split.name())))?;
+        let inputs = self.columns.iter().filter(|c| c.name != bleu.prefix && Some(&c.name) != self.data.target.as_ref());
+        let examples = Examples::open(path, inputs.cloned().collect(), self.data.trim, self.data.ignore.unwrap_or(0))?;
+        let params = self.read(translator.program(), weights)?;
+        let base = translator.program().base(&params, None)?;
+        watch.progress.begin("translate", examples.count() as u64, Unit::Count);
+        let batches = examples.batches_by_length(BATCH)?;
+        let parts: Vec<Result<Vec<(usize, String)>>> = batches
+            .into_par_iter()
+            .map(|rows| {
+                watch.tick(rows.len() as u64)?;
+                let ids = translator.translate(&base, examples.batch(&rows)?, bleu)?;
+                Ok(rows.into_iter().zip(ids.iter().map(|ids| sentence(ids, &vocabulary, &bleu.join))).collect())
+            })
+            .collect();
+        watch.progress.end();
+        let mut all = vec![String::new(); examples.count()];
+        for part in parts {
+            for (i, text) in part? {
+                all[i] = text;
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Floats that the roles call weights or vectors.
+fn list(source: &dyn Source) -> Vec<Weight> {
+    let mut out = Vec::new();
+    for (id, info) in source.tensors().iter().enumerate() {
+        let role = source.roles().and_then(|r| r.tensors.get(id));
+        if info.dtype.float_bytes().is_none() || info.elements == 0 || info.not_a_weight.is_some() {
+            continue;
+        }
+        let class = match role {
+            Some(Role::Weight(parts) | Role::OneDimensional(parts, _)) => parts.first().map(|p| p.class.clone()),
+            Some(Role::Never(_)) => continue,
+            None => None,
+        };
+        let shape = info.shape.iter().map(|d| *d as usize).collect();
+        out.push(Weight { id, name: info.name.clone(), shape, class, trained: true });
+    }
+    out
+}
+
+/// Running means and variances of batch normalisation: statistics, which training leaves alone.
+fn statistics<R: Real>(program: &Program<R>) -> Vec<String> {
+    let norms = program.steps.iter().filter(|s| s.op == "BatchNormalization");
+    let slots = norms.flat_map(|s| s.inputs.iter().skip(3).flatten());
+    slots.filter_map(|s| program.weight_behind(*s)).collect()
+}
+
+/// What is read from the data files, with the name of each second dimension.
+fn columns<R: Real>(graph: &Graph<R>, program: &Program<R>, data: &Data, output: &str) -> Vec<Column> {
+    let second = |names: &[Option<String>]| names.get(1).cloned().flatten();
+    let mut columns: Vec<Column> =
+        program.inputs.iter().map(|(_, i)| Column { name: i.name.clone(), group: second(&i.dim_names) }).collect();
+    if let Some(target) = &data.target {
+        let group = graph.output_dim_names.get(output).and_then(|n| second(n));
+        // Without a name of its own the target goes with the prefix of a translation model, else it is not cut.
+        let prefix = data.bleu.as_ref().and_then(|b| columns.iter().find(|c| c.name == b.prefix)).and_then(|c| c.group.clone());
+        columns.push(Column { name: target.clone(), group: group.or(prefix) });
+    }
+    columns
+}
+
+/// The lines of a text file.
+fn lines(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.split('\n').map(|l| l.trim_end_matches('\r').to_string()).collect())
+}
