@@ -20,6 +20,7 @@ use talk::Talk;
 
 mod area;
 mod card;
+mod lines;
 mod talk;
 
 /// The version of the protocol.

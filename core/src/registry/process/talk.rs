@@ -1,26 +1,23 @@
 //! A running program and the lines that are exchanged with it.
 #![allow(unsafe_code)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::Listener;
+use super::lines::{LONGEST, Lines, Next};
 use crate::error::{Error, Result};
-
-/// The longest line that an answer can be.
-const LONGEST: u64 = 1 << 24;
 
 /// A program that answers a line with a line.
 pub struct Talk {
     child: Child,
     to: Option<ChildStdin>,
-    from: Receiver<std::io::Result<Vec<u8>>>,
+    from: Lines,
     timeout: Duration,
     label: String,
     listener: Arc<dyn Listener>,
@@ -53,18 +50,7 @@ impl Talk {
             Error::usage(format!("{label}: {why}; is it installed, and is its path right from \"{}\"?", cwd.display()))
         })?;
         let to = child.stdin.take();
-        let (send, from) = sync_channel(1);
-        let mut lines = BufReader::with_capacity(1 << 16, child.stdout.take().expect("it was asked for"));
-        std::thread::spawn(move || {
-            loop {
-                let mut line = Vec::new();
-                let read = lines.by_ref().take(LONGEST).read_until(b'\n', &mut line).map(|_| line);
-                let last = !matches!(&read, Ok(line) if line.ends_with(b"\n"));
-                if send.send(read).is_err() || last {
-                    return;
-                }
-            }
-        });
+        let from = Lines::new(child.stdout.take().expect("it was asked for"));
         Ok(Talk { child, to, from, timeout, label: label.into(), listener, asked: 0, over: None })
     }
 
@@ -107,23 +93,23 @@ impl Talk {
         let start = Instant::now();
         loop {
             let left = self.timeout.saturating_sub(start.elapsed());
-            match self.from.recv_timeout(left.min(Duration::from_millis(100))) {
-                Ok(Ok(line)) if line.ends_with(b"\n") => return Ok(line),
-                Ok(Ok(line)) if line.len() as u64 == LONGEST => {
+            match self.from.next(left.min(Duration::from_millis(100))) {
+                Next::Line(line) => return Ok(line),
+                Next::TooLong => {
                     return Err(self.end(format!("it wrote a line of more than {LONGEST} bytes on stdout")));
                 }
-                Ok(_) | Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
-                Err(RecvTimeoutError::Timeout) if self.listener.cancelled() => {
+                Next::End => return Err(self.ended()),
+                Next::Later if self.listener.cancelled() => {
                     self.end("it was interrupted".into());
                     return Err(Error::Interrupted);
                 }
-                Err(RecvTimeoutError::Timeout) if start.elapsed() >= self.timeout => {
+                Next::Later if start.elapsed() >= self.timeout => {
                     return Err(self.end(format!(
                         "it gave no answer for {} s and was ended; raise [plugins] timeout if it needs longer",
                         self.timeout.as_secs_f64()
                     )));
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Next::Later => {}
             }
         }
     }
