@@ -50,6 +50,19 @@ pub enum Command {
         #[command(flatten)]
         general: GeneralArgs,
     },
+    /// Print the metrics of a recipe's [data], and nothing else
+    Evaluate {
+        /// The recipe
+        #[arg(value_name = "pipeline.toml")]
+        recipe: PathBuf,
+        /// Evaluate this model with the recipe's data
+        #[arg(long, value_name = "FILE")]
+        model: Option<PathBuf>,
+        #[command(flatten)]
+        open: OpenArgs,
+        #[command(flatten)]
+        general: GeneralArgs,
+    },
     /// Algebra of mask files
     Mask {
         #[command(subcommand)]

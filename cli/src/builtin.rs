@@ -21,5 +21,5 @@ pub fn registry() -> Result<Registry> {
 
 /// What runs ONNX graphs.
 pub fn engine() -> Option<&'static dyn compress_core::engine::Engine> {
-    None
+    Some(&crate::graph::Graphs)
 }

@@ -13,7 +13,7 @@ use compress_core::mask;
 use compress_core::model::Model;
 use compress_core::plan::{Plan, Setup};
 use compress_core::progress::{Progress, Silent, Watch};
-use compress_core::recipe::Recipe;
+use compress_core::recipe::{Evaluate, Metric, ModelPaths, Recipe, StageKind};
 use compress_core::registry::{self, Registry};
 use compress_core::report;
 
@@ -30,6 +30,9 @@ pub fn dispatch(args: Args) -> Result<()> {
         Some(Command::Run(args)) => run(&args),
         Some(Command::Check { recipe, plugins, open }) => check(&recipe, &plugins, &open),
         Some(Command::Inspect { model, json, open, general }) => inspect(&model, json, &open, &general),
+        Some(Command::Evaluate { recipe, model, open, general }) => {
+            evaluate(&recipe, model.as_deref(), &open, &general)
+        }
         Some(Command::Mask { operation }) => masks(operation),
         Some(Command::Methods { name, json, plugins }) => methods(name.as_deref(), json, &plugins),
         Some(Command::Plugin { operation: PluginCommand::New { name } }) => {
@@ -110,6 +113,40 @@ fn inspect(paths: &[PathBuf], json: bool, open: &OpenArgs, general: &GeneralArgs
     let found = inspect::inspect(&model, &map, Watch { progress: bar.as_ref(), cancelled: &CANCELLED })
         .inspect_err(|_| bar.end())?;
     emit(&if json { found.to_json() } else { report::render_inspect(&found) })
+}
+
+/// The metrics that the recipe's evaluate stages name; without one all that its [data] allows.
+fn evaluate(path: &Path, model: Option<&Path>, open: &OpenArgs, general: &GeneralArgs) -> Result<()> {
+    let mut recipe = load(path)?;
+    if let Some(model) = model {
+        recipe.model = ModelPaths::One(model.to_path_buf());
+    }
+    let mut metrics: Vec<Metric> = Vec::new();
+    for stage in &recipe.stages {
+        if let StageKind::Evaluate(Evaluate::Metrics(named)) = &stage.kind {
+            metrics.extend(named.iter().filter(|m| !metrics.contains(m)).copied().collect::<Vec<_>>());
+        }
+    }
+    if metrics.is_empty() {
+        metrics = vec![Metric::Loss, Metric::Perplexity, Metric::Accuracy];
+        metrics.extend(recipe.data.iter().filter(|d| d.bleu.is_some()).map(|_| Metric::Bleu));
+    }
+    recipe.stages.clear();
+    prepare(general)?;
+    let registry = Registry::new();
+    let formats = builtin::formats();
+    let setup = Setup {
+        formats: &formats,
+        registry: &registry,
+        open: open_options(open),
+        force: true,
+        engine: builtin::engine(),
+    };
+    let bar = progress(general);
+    let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };
+    let plan = Plan::new(&setup, &recipe, false)?;
+    let found = drive::evaluate(&plan, &metrics, watch).inspect_err(|_| bar.end())?;
+    emit(&report::render_metrics(&found))
 }
 
 fn masks(operation: MaskCommand) -> Result<()> {

@@ -11,6 +11,7 @@ mod args;
 mod bar;
 mod builtin;
 mod commands;
+mod graph;
 
 fn main() -> ExitCode {
     let args = match args::Args::try_parse() {

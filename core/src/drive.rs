@@ -399,6 +399,7 @@ pub fn write_report(path: &Path, text: &str) -> Result<()> {
 }
 
 mod model;
+pub use model::evaluate;
 
 /// The recipe's masks as bits.
 struct MaskBits {

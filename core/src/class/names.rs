@@ -82,8 +82,9 @@ impl<'a> Context<'a> {
             _ => Kind::Unknown,
         };
         let mut part = part(class, rows, cols, kind);
-        let stored_in_out =
-            ["c_attn", "c_proj", "c_fc", "q_attn"].iter().any(|l| path[..path.len().saturating_sub(1)].ends_with(&[*l]));
+        let stored_in_out = ["c_attn", "c_proj", "c_fc", "q_attn"]
+            .iter()
+            .any(|l| path[..path.len().saturating_sub(1)].ends_with(&[*l]));
         if self.conv1d && kind == Kind::Linear && leaf == "weight" && stored_in_out {
             (part.rows, part.cols, part.order) = (cols, rows, Order::ColumnMajor);
         }

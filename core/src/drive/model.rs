@@ -13,12 +13,13 @@ use crate::engine::{Job, Trained};
 use crate::error::{Error, Result};
 use crate::external;
 use crate::plan::{Plan, Work};
-use crate::recipe::{Evaluate, Initialise, Retrain, Stage, StageKind};
-use crate::report::{StageReport, Untouched};
+use crate::progress::Watch;
+use crate::recipe::{Evaluate, Initialise, Metric, Retrain, Stage, StageKind};
+use crate::report::{Metrics, StageReport, Untouched};
 use crate::state::{Finished, State};
 use crate::stfile::{Spec, StFile, StWriter};
 use crate::tensor::TensorId;
-use crate::weights::{Base, TensorState};
+use crate::weights::{Base, TensorState, Weights};
 
 /// Steps of one stage are kept as stage · STEPS + step.
 const STEPS: usize = 100_000;
@@ -36,6 +37,22 @@ impl Plan<'_> {
             Work::Model(_) => true,
         })
     }
+}
+
+/// Metrics of a plan's model as it is.
+pub fn evaluate(plan: &Plan<'_>, metrics: &[Metric], watch: Watch<'_>) -> Result<Metrics> {
+    let job = Job {
+        weights: &Weights::new(&plan.model),
+        map: &plan.map,
+        recipe: plan.recipe,
+        held: &[],
+        folder: Path::new("."),
+        seed: plan.recipe.seed,
+        resume: false,
+        finish: false,
+        watch,
+    };
+    plan.engine()?.evaluate(&job, metrics)
 }
 
 impl Run<'_> {

@@ -221,3 +221,15 @@ pub fn render_inspect(inspect: &Inspect) -> String {
     inspect.warnings.iter().for_each(|text| line(&mut out, format!("warning: {text}")));
     out
 }
+
+/// Metrics for `compress evaluate`: one row a data set.
+pub fn render_metrics(metrics: &Metrics) -> String {
+    let mut out = String::new();
+    for (name, list) in [("validation", &metrics.validation), ("test", &metrics.test)] {
+        if !list.is_empty() {
+            let cells: Vec<String> = list.iter().map(|(metric, value)| format!("{metric} {value:.4}")).collect();
+            out += &format!("{name:10}  {}\n", cells.join("  "));
+        }
+    }
+    out
+}
