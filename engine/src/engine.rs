@@ -94,6 +94,8 @@ pub struct Engine<'s> {
     pub(crate) objective: Objective,
     pub(crate) columns: Vec<Column>,
     translator: Option<Translator<f32>>,
+    graph: Graph<f32>,
+    output: String,
 }
 
 impl<'s> Engine<'s> {
@@ -125,7 +127,7 @@ impl<'s> Engine<'s> {
         }
         let columns = columns(&graph, &program, data, &output);
         let translator = match &data.bleu {
-            Some(b) => Some(Translator::new(Program::new(&graph, &[output], &values)?, &b.prefix)?),
+            Some(b) => Some(Translator::new(Program::new(&graph, std::slice::from_ref(&output), &values)?, &b.prefix)?),
             None => None,
         };
         let compact = data.ignore.is_some() && program.compact();
@@ -135,13 +137,20 @@ impl<'s> Engine<'s> {
             compact,
             slices: if fixed_batch { 1 } else { SLICES },
         };
-        let engine = Engine { source, data: data.clone(), weights, program, objective, columns, translator };
+        let data = data.clone();
+        let engine = Engine { source, data, weights, program, objective, columns, translator, graph, output };
         for split in [Split::Train, Split::Validation, Split::Test] {
             if engine.path(split).is_some() {
                 engine.examples(split)?;
             }
         }
         Ok(engine)
+    }
+
+    /// A fresh program for the output that is compared with the target.
+    pub(crate) fn plan(&self) -> Result<Program<f32>> {
+        let pairs: Vec<(String, Vec<usize>)> = self.weights.iter().map(|w| (w.name.clone(), w.shape.clone())).collect();
+        Program::new(&self.graph, std::slice::from_ref(&self.output), &weight_values(&self.graph, &pairs))
     }
 
     /// The model's weights.
