@@ -256,3 +256,32 @@ fn state_evidence_encodings_and_turns() {
     drop(instance);
     assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
 }
+
+#[test]
+fn what_is_printed_comes_from_the_cards() {
+    let registry = registry(&[&SQUARE, &KEEPER]);
+    assert_eq!(
+        print::list(&registry),
+        "keeper  scores and encodes  m\n        c\n        built-in\n\
+         square  scores              for this test\n        none\n        built-in\n"
+    );
+    let keeper = registry.get("keeper").unwrap();
+    assert_eq!(
+        print::detail(keeper),
+        "keeper: m\n\n    e\n\npaper     c\nkind      scores and encodes\nsees      whole parts\n\
+         evidence  gram, row_count (if there is any)\nrandom    no\nfrom      built-in\n\noptions\n  \
+         by    what counts (one of \"rank\", \"bytes\"; default \"rank\")\n  \
+         rank  columns of U (a whole number from 1 to 9; default 3)\n  \
+         with  what helps (one of \"a\", \"b\"; default \"b\")\n\nexample\n\n    [[stage]]\n    measure = [\"gram\"]\n\n    \
+         [[stage]]\n    method = \"keeper\"\n    amount = \"80%\"\n    \
+         options = { by = \"rank\", rank = 3, with = \"b\" }\n"
+    );
+    let json = print::json(&registry);
+    assert_eq!(json[0]["options"][1]["max"], 9);
+    assert_eq!(json[0]["evidence"][0], serde_json::json!({ "kind": "gram", "required": true }));
+    assert_eq!(json[1]["origin"]["kind"], "built-in");
+    // The example is a recipe's text, and its options are the CARD's defaults.
+    let example: toml::Table = print::example(keeper).parse().unwrap();
+    let options = example["stage"][1]["options"].as_table().unwrap();
+    assert_eq!(keeper.check_options(options).unwrap(), keeper.card().defaults());
+}
