@@ -1,14 +1,21 @@
 //! The engine behind core's door: what runs ONNX graphs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use compress_core::convert::from_f32;
 use compress_core::engine::{Engine, Job, Trained};
 use compress_core::error::{Error, Result};
 use compress_core::model::Model;
-use compress_core::recipe::{MeasureStage, Metric, Recipe, Stage, StageKind, Training};
+use compress_core::recipe::{MeasureStage, Metric, Recipe, Retrain, Stage, StageKind, Training};
 use compress_core::report::Metrics;
+use compress_core::state::CHECKPOINT;
+use compress_core::stfile::{Spec, StWriter};
 use compress_core::weights::Weights;
 use compress_engine::engine as run;
+use compress_engine::measure::MeasureOptions;
+use compress_engine::state;
+use compress_engine::train::{Epoch, Masks, Trainer};
 
 /// Runs the graphs of ONNX models.
 pub struct Graphs;
@@ -25,20 +32,18 @@ fn open<'m>(model: &'m Model, recipe: &Recipe) -> Result<run::Engine<'m>> {
     run::Engine::open(source.as_ref(), data)
 }
 
-fn not_built(what: &str) -> Error {
-    Error::usage(format!(
-        "{what} by the engine is not built yet in version {}; do it elsewhere by {{ command = […] }}",
-        env!("CARGO_PKG_VERSION")
-    ))
-}
-
 impl Engine for Graphs {
     fn check(&self, model: &Model, recipe: &Recipe, stage: &Stage) -> Result<()> {
-        match &stage.kind {
-            StageKind::Evaluate(_) => open(model, recipe).map(|_| ()),
-            StageKind::Measure(_) => Err(not_built("measuring")),
-            _ => Err(not_built("retraining")),
-        }
+        let engine = open(model, recipe)?;
+        let training = match &stage.kind {
+            StageKind::Retrain(Retrain::Engine(training)) => training,
+            StageKind::Method(method) => match &method.retrain {
+                Some(Retrain::Engine(training)) => training,
+                _ => return Ok(()),
+            },
+            _ => return Ok(()),
+        };
+        Trainer::new(&engine, &run::AsStored, training, recipe.seed_of(stage)).map(|_| ())
     }
 
     fn evaluate(&self, job: &Job<'_>, metrics: &[Metric]) -> Result<Metrics> {
@@ -50,12 +55,78 @@ impl Engine for Graphs {
         Ok(Metrics { validation: of(run::Split::Validation)?, test: of(run::Split::Test)? })
     }
 
-    fn measure(&self, _: &Job<'_>, _: &MeasureStage, _: &Path) -> Result<()> {
-        Err(not_built("measuring"))
+    fn measure(&self, job: &Job<'_>, stage: &MeasureStage, output: &Path) -> Result<()> {
+        let engine = open(job.weights.model, job.recipe)?;
+        let options = MeasureOptions { examples: stage.examples, batch: stage.batch, seed: job.seed };
+        engine.measure(&Current(job.weights), &stage.kinds, options, output, job.watch)
     }
 
-    fn retrain(&self, _: &Job<'_>, _: &Training) -> Result<Trained> {
-        Err(not_built("retraining"))
+    fn retrain(&self, job: &Job<'_>, training: &Training) -> Result<Trained> {
+        let engine = open(job.weights.model, job.recipe)?;
+        let path = job.folder.join("trainer.safetensors");
+        let key = "trainer";
+        let mut trainer = Trainer::new(&engine, &Current(job.weights), training, job.seed)?;
+        trainer.set_masks(&Held(job))?;
+        if job.resume && path.exists() {
+            state::load(&mut trainer, &path, key)?;
+        }
+        // Tells the run that an interruption leaves something to go on from.
+        let marker = job.folder.parent().unwrap_or(job.folder).join(CHECKPOINT);
+        while !trainer.finished() && !(job.finish && path.exists()) {
+            trainer.epoch(job.watch)?;
+            state::save(&trainer, &path, key)?;
+            std::fs::write(&marker, "").map_err(|e| Error::io("write", &marker, &e))?;
+        }
+        let result = trainer.result();
+        let weights = job.folder.join("trained.safetensors");
+        save(job, &result.weights, &weights)?;
+        Ok(Trained { weights, epochs: result.epochs.iter().map(metrics).collect(), warnings: Vec::new() })
+    }
+}
+
+fn metrics(epoch: &Epoch) -> Metrics {
+    let mut validation = vec![("training_loss".to_string(), epoch.train)];
+    if let Some((loss, accuracy)) = epoch.validation {
+        validation.push(("loss".to_string(), loss));
+        validation.push(("perplexity".to_string(), loss.exp()));
+        validation.push(("accuracy".to_string(), accuracy));
+    }
+    Metrics { validation, test: Vec::new() }
+}
+
+/// Writes trained weights in the model's own types, by name.
+fn save(job: &Job<'_>, weights: &BTreeMap<String, Vec<f32>>, path: &Path) -> Result<()> {
+    let known = job.weights.model.tensors();
+    let chosen: Vec<(&Vec<f32>, Spec)> = weights
+        .iter()
+        .filter_map(|(name, values)| {
+            let info = known.iter().find(|t| t.name == *name)?;
+            let spec = Spec { name: name.clone(), dtype: info.dtype.clone(), shape: info.shape.clone() };
+            (info.elements == values.len() as u64 && info.dtype.float_bytes().is_some()).then_some((values, spec))
+        })
+        .collect();
+    let specs: Vec<Spec> = chosen.iter().map(|(_, spec)| spec.clone()).collect();
+    let writer = StWriter::create(path, &specs, &[])?;
+    for (index, (values, spec)) in chosen.iter().enumerate() {
+        let mut bytes = vec![0; values.len() * spec.dtype.float_bytes().unwrap_or(4)];
+        from_f32(&spec.dtype, values, &mut bytes);
+        writer.write_at(index, 0, &bytes)?;
+    }
+    writer.finish()?.persist(path)
+}
+
+/// The masks that are held: zeros of the tensors that were pruned.
+struct Held<'a>(&'a Job<'a>);
+
+impl Masks for Held<'_> {
+    fn bits(&self, name: &str, elements: usize) -> Result<Option<Vec<u8>>> {
+        let weights = self.0.weights;
+        let held = self.0.held.iter().find(|id| weights.model.tensors()[**id].name == name);
+        held.map(|id| {
+            let mut bits = vec![0; elements.div_ceil(8)];
+            weights.nonzero_bits(*id, 0, &mut bits).map(|()| bits)
+        })
+        .transpose()
     }
 }
 

@@ -173,7 +173,14 @@ impl<'p> Run<'p> {
             report = self.prune(work, seed, portion)?;
             let achieved = report.achieved.as_ref();
             before = before.or(achieved.map(|a| a.pruned - a.newly));
-            let trained = self.train(retrain, stage, step as usize)?;
+            let trained = match (retrain, work.stage.schedule) {
+                // Under a schedule the rate falls only while the model recovers from the last step.
+                (Retrain::Engine(training), Some(schedule)) if schedule.recover > 0 => {
+                    let steady = Retrain::Engine(Training { decay: None, ..training.clone() });
+                    self.train(&steady, stage, step as usize)?
+                }
+                _ => self.train(retrain, stage, step as usize)?,
+            };
             epochs.extend(trained.epochs);
             warnings.extend(trained.warnings);
         }
