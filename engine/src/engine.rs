@@ -198,6 +198,12 @@ impl<'s> Engine<'s> {
             .collect()
     }
 
+    /// The weight that a slot holds or is made from, if it depends on weights alone.
+    pub(crate) fn fixed_weight(&self, slot: usize) -> Option<String> {
+        let made = self.program.steps[self.program.derived..].iter().any(|s| s.outputs.contains(&Some(slot)));
+        if made { None } else { self.program.weight_behind(slot) }
+    }
+
     /// A weight as the file has it.
     pub(crate) fn stored(&self, name: &str) -> Result<Vec<f32>> {
         let weight = self

@@ -7,8 +7,8 @@ use crate::program::{Program, Step};
 use crate::real::Real;
 use crate::value::{Tensor, Value};
 
-/// What is told before each step of a pass: its number and its inputs.
-pub type Observer<'a, R> = &'a mut dyn FnMut(usize, &Inputs<R>) -> Result<()>;
+/// What is told of each step of a pass: its number, inputs and outputs.
+pub type Observer<'a, R> = &'a mut dyn FnMut(usize, &[Option<Value<R>>], &[Value<R>]) -> Result<()>;
 
 /// The values that depend on weights alone, computed once for many batches.
 pub struct Base<R: Real> {
@@ -70,12 +70,12 @@ fn step<R: Real>(
             .collect();
         e.at(format!("{} with inputs {}", step.title, words.join(", ")))
     };
-    let inputs = Inputs(inputs);
-    if let Some(f) = observer {
-        f(number, &inputs).map_err(place)?;
-    }
+    let kept = observer.is_some().then(|| inputs.clone());
     let cx = Context { grad, outputs: step.outputs.len(), noise: mode.noise };
-    let out = (step.run)(&cx, inputs).map_err(place)?;
+    let out = (step.run)(&cx, Inputs(inputs)).map_err(place)?;
+    if let (Some(f), Some(inputs)) = (observer, kept) {
+        f(number, &inputs, &out.values).map_err(place)?;
+    }
     for (i, value) in out.values.into_iter().enumerate() {
         if let Some(Some(slot)) = step.outputs.get(i)
             && !step.unread[i]

@@ -28,6 +28,8 @@ pub struct Step<R: Real> {
     pub outputs: Vec<Option<usize>>,
     /// Inputs (by position) that nobody reads afterwards.
     pub(crate) last: Vec<bool>,
+    /// The node that it was made from, where it was.
+    pub(crate) node: Option<Node<R>>,
     /// Outputs that nobody reads.
     pub(crate) unread: Vec<bool>,
 }
@@ -296,6 +298,7 @@ impl<R: Real> Builder<'_, R> {
             outputs,
             last: Vec::new(),
             unread: Vec::new(),
+            node: Some(node.clone()),
         });
         Ok(())
     }

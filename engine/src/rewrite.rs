@@ -90,6 +90,7 @@ impl<R: Real> Program<R> {
             outputs: vec![Some(picked)],
             last: Vec::new(),
             unread: Vec::new(),
+            node: None,
         };
         self.steps.insert(reader, step);
         self.order();
@@ -189,6 +190,7 @@ impl<R: Real> Program<R> {
             outputs: vec![Some(fresh)],
             last: Vec::new(),
             unread: Vec::new(),
+            node: None,
         };
         self.steps.insert(at, step);
         self.order();

@@ -91,6 +91,49 @@ pub(crate) fn output<R: Real>(outputs: Vec<Value<R>>) -> Result<Tensor<R>> {
     }
 }
 
+/// Which labels a gradient is taken for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Labels {
+    /// Those of the data.
+    Given,
+    /// Drawn from the model's own distribution, by this key.
+    Drawn(u64),
+}
+
+/// A number in [0, 1) made from a counter.
+fn uniform(key: u64, i: u64) -> f64 {
+    (mix(mix(key).wrapping_add(i)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Labels drawn independently from softmax(output). For squared error, whose model is a normal distribution of variance
+/// 1/2 around the output (its −log p is the squared error), output + N(0, 1/2). Ignored targets stay ignored.
+fn drawn<R: Real>(output: &Tensor<R>, target: &Value<R>, ignore: Option<i64>, key: u64) -> Value<R> {
+    let Value::Int(given, kind) = target else {
+        let normal = |i: usize| {
+            let (u, v) = (1.0 - uniform(key, 2 * i as u64), uniform(key, 2 * i as u64 + 1));
+            (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
+        };
+        let values = output.data().iter().enumerate().map(|(i, o)| *o + R::of(normal(i) * 0.5f64.sqrt()));
+        return Value::Float(Tensor::new(output.shape(), values.collect::<Vec<_>>()));
+    };
+    let n = output.shape().last().copied().unwrap_or(1).max(1);
+    let rows = output.data().chunks_exact(n).zip(given.data()).enumerate();
+    let labels = rows.map(|(i, (row, t))| {
+        if Some(*t) == ignore {
+            return *t;
+        }
+        let max = crate::kernels::lane_max(row).f64();
+        let weights: Vec<f64> = row.iter().map(|v| (v.f64() - max).exp()).collect();
+        let mut left = uniform(key, i as u64) * weights.iter().sum::<f64>();
+        let hit = weights.iter().position(|w| {
+            left -= w;
+            left < 0.0
+        });
+        hit.unwrap_or(n - 1) as i64
+    });
+    Value::Int(Tensor::new(given.shape(), labels.collect::<Vec<_>>()), *kind)
+}
+
 /// Gradients of the mean loss over the counted targets of a batch.
 pub fn gradients<R: Real>(
     program: &Program<R>,
@@ -99,6 +142,7 @@ pub fn gradients<R: Real>(
     objective: &Objective,
     batch: &Batch<R>,
     noise: Option<u64>,
+    labels: Labels,
 ) -> Result<Gradients<R>> {
     let rows = batch.first().map_or(0, |(_, v)| v.shape().first().copied().unwrap_or(0));
     let ready = objective
@@ -122,7 +166,15 @@ pub fn gradients<R: Real>(
             let mode = Mode { carriers: Some(carriers), noise };
             let mut pass = program.forward(&base, &ready.inputs, mode, None)?;
             let out = output(std::mem::take(&mut pass.outputs))?;
-            let (tally, grad) = loss(out, &ready.target, objective.ignore, 1.0 / total as f64)?;
+            let (target, ignore) = match labels {
+                Labels::Given => (ready.target, objective.ignore),
+                // in counted rows a drawn label may be the ignored one: it counts all the same
+                Labels::Drawn(key) => {
+                    let ignore = if objective.compact { None } else { objective.ignore };
+                    (drawn(&out, &ready.target, ignore, mix(key ^ mix(i as u64))), ignore)
+                }
+            };
+            let (tally, grad) = loss(out, &target, ignore, 1.0 / total as f64)?;
             Ok((tally, program.backward(pass, vec![Some(grad)])?))
         })
         .collect();

@@ -17,7 +17,7 @@ use crate::optimise::{Rule, Step, hold, square_norm, update};
 use crate::program::Program;
 use crate::rewrite::mix;
 use crate::state;
-use crate::step::gradients;
+use crate::step::{Labels, gradients};
 use crate::value::Tensor;
 
 /// Which weights are kept.
@@ -284,7 +284,7 @@ impl<'e, 's> Trainer<'e, 's> {
         let number = self.steps + 1;
         let noise = mix(mix(self.seed ^ 0x6e_6f69_7365) ^ number);
         let weights: Vec<Tensor<f32>> = self.parameters.iter().map(Parameter::weight).collect();
-        let got = gradients(&self.program, &weights, &self.carriers, &self.engine.objective, &batch, Some(noise))?;
+        let got = gradients(&self.program, &weights, &self.carriers, &self.engine.objective, &batch, Some(noise), Labels::Given)?;
         drop(weights);
         if got.tally.counted == 0 {
             return Ok(got.tally);

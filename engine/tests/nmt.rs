@@ -1,12 +1,21 @@
 //! The translation model of ../shared/nmt: its figures by PyTorch. Skipped where the folder is absent.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use compress_core::format::{Format, OpenOptions};
 use compress_core::progress::Watch;
 use compress_core::recipe::{Bleu, Data, Metric, References, Tokenize};
+use compress_core::stfile::{Entry, StFile};
+use compress_engine::data::{Column, Examples};
 use compress_engine::engine::{AsStored, Engine, Split};
+use compress_engine::import::{import, value};
+use compress_engine::program::{Program, bind};
+use compress_engine::real::Real;
+use compress_engine::step::{Labels, Objective, gradients};
+use compress_engine::value::{Tensor, Value};
 use compress_onnx::Onnx;
+use compress_onnx::model::Model;
 
 fn nmt() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/nmt");
@@ -54,4 +63,59 @@ fn untouched_model_has_the_figures_of_pytorch() {
         assert_eq!(format!("{:.4}", got[0].1), "4.8064");
         assert_eq!(format!("{:.2}", got[2].1), bleu);
     }
+}
+
+/// Gradients of the first 32 training examples against PyTorch's in f64 (bench/engine/torch_nmt.py FOLDER gradients OUT;
+/// the file is `COMPRESS_NMT_GRADIENTS`): f64 to 1e-9, f32 to 1e-4 and at most 3 times PyTorch's own f32 error.
+#[test]
+fn gradients_of_the_whole_model_are_those_of_pytorch() {
+    let Some(folder) = nmt() else { return };
+    let file = std::env::var_os("COMPRESS_NMT_GRADIENTS").map_or_else(|| "/tmp/nmt-grad.safetensors".into(), PathBuf::from);
+    if !file.exists() {
+        eprintln!("skipped: no file {}", file.display());
+        return;
+    }
+    let file = StFile::open(&file).unwrap();
+    let torch: f64 = file.metadata().iter().find(|(k, _)| k == "f32_worst").unwrap().1.parse().unwrap();
+    let double = worst::<f64>(&folder, &file);
+    let single = worst::<f32>(&folder, &file);
+    eprintln!("f64 {double:.1e}, f32 {single:.1e}, PyTorch's f32 {torch:.1e}");
+    assert!(double < 1e-9 && single < 1e-4 && single < 3.0 * torch);
+}
+
+fn floats<R: Real>(file: &StFile, entry: &Entry) -> Tensor<R> {
+    let mut bytes = vec![0; entry.bytes() as usize];
+    file.read_at(entry, 0, &mut bytes).unwrap();
+    let v: Value<R> = value(&entry.dtype, &bytes, entry.shape.iter().map(|d| *d as usize).collect()).unwrap();
+    v.float().unwrap().clone()
+}
+
+fn worst<R: Real>(folder: &Path, expected: &StFile) -> f64 {
+    let model = Model::open(&folder.join("model.onnx"), &Default::default()).unwrap();
+    let mut graph = import::<R>(&model, &|_| false).unwrap();
+    let mut weights = BTreeMap::new();
+    let mut values = BTreeMap::new();
+    for e in expected.entries() {
+        let t = graph.constants.remove(&e.name).unwrap().float().unwrap().clone();
+        weights.insert(e.name.clone(), (e.name.clone(), t.shape().to_vec()));
+        values.insert(e.name.clone(), t);
+    }
+    let mut program = Program::new(&graph, &graph.outputs, &weights).unwrap();
+    assert!(program.compact());
+    let params = bind(&program, &values).unwrap();
+    let carriers = program.carriers(|_| true).unwrap();
+    let column = |name: &str| Column { name: name.into(), group: None };
+    let columns = ["src", "tgt_in", "tgt_out"].map(column).to_vec();
+    let examples = Examples::open(&folder.join("train.safetensors"), columns, false, 0).unwrap();
+    let batch = examples.batch::<R>(&(0..32).collect::<Vec<_>>()).unwrap();
+    let objective = Objective { target: "tgt_out".into(), ignore: Some(0), compact: true, slices: 2 };
+    let got = gradients(&program, &params, &carriers, &objective, &batch, None, Labels::Given).unwrap();
+    let mut worst = 0f64;
+    for (p, g) in program.params.iter().zip(&got.params) {
+        let e: Tensor<f64> = floats(expected, expected.entry(&p.name).unwrap());
+        let pairs = g.as_ref().unwrap().data().iter().zip(e.data());
+        let (d, n) = pairs.fold((0f64, 0f64), |(d, n), (a, b)| (d + (a.f64() - b).powi(2), n + b * b));
+        worst = worst.max((d / n).sqrt());
+    }
+    worst
 }

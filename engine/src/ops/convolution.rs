@@ -10,7 +10,7 @@ use crate::value::{Tensor, Value, shape_text};
 
 /// The attributes that say how a window moves.
 #[derive(Clone, Debug)]
-pub(super) struct Geometry {
+pub(crate) struct Geometry {
     kernel: Option<Vec<i64>>,
     stride: Option<Vec<i64>>,
     dilation: Option<Vec<i64>>,
@@ -20,7 +20,7 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    pub(super) fn read<R: Real>(a: &Attributes<R>) -> Result<Geometry> {
+    pub(crate) fn read<R: Real>(a: &Attributes<R>) -> Result<Geometry> {
         Ok(Geometry {
             kernel: a.ints("kernel_shape")?,
             stride: a.ints("strides")?,
@@ -32,7 +32,7 @@ impl Geometry {
     }
 
     /// The window over an input of these spatial sizes, and the padding behind it.
-    pub(super) fn window(&self, input: &[usize], kernel: Option<&[usize]>) -> Result<(Window, Vec<usize>)> {
+    pub(crate) fn window(&self, input: &[usize], kernel: Option<&[usize]>) -> Result<(Window, Vec<usize>)> {
         let rank = input.len();
         let list = |v: &Option<Vec<i64>>, default: usize| -> Result<Vec<usize>> {
             let v =

@@ -6,7 +6,7 @@ mod arithmetic;
 mod attributes;
 mod compare;
 mod constant;
-mod convolution;
+pub(crate) mod convolution;
 mod index;
 mod linear;
 mod normalisation;
@@ -203,6 +203,11 @@ pub fn supported() -> Vec<(&'static str, Gradient)> {
     list.push(("If", Gradient::Yes));
     list.sort_by_key(|e| e.0);
     list
+}
+
+/// An index within `n`, counted from the end where negative.
+pub fn index_within(i: i64, n: usize) -> Result<usize> {
+    index::checked(i, n)
 }
 
 /// `axis` of a tensor of `rank` dimensions, counted from the end where negative.
