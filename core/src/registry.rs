@@ -166,6 +166,11 @@ pub trait Instance: Send + Sync {
     /// Writes a score for each weight of the block, in the strides of the block: low = dispensable. That they are all
     /// finite is checked here.
     fn score(&self, part: &Part<'_>, evidence: &Evidence<'_>, out: &mut [f32]) -> Result<()>;
+    /// How many weights a call should have where the caller may choose. Fewer are right but slow: each call to a
+    /// program costs two changes of process.
+    fn block_weights(&self) -> usize {
+        1
+    }
     /// Encodes a whole part anew. That the result fits the part and `keep` is checked here.
     fn encode(&self, part: &Part<'_>, keep: Keep<'_>, evidence: &Evidence<'_>) -> Result<Encoded>;
 }

@@ -100,7 +100,14 @@ struct Running {
     encodes: bool,
 }
 
+/// About 1 MB: both copies of it stay in the cache.
+const BLOCK_WEIGHTS: usize = 1 << 18;
+
 impl Instance for Running {
+    fn block_weights(&self) -> usize {
+        BLOCK_WEIGHTS
+    }
+
     fn score(&self, part: &Part<'_>, evidence: &Evidence<'_>, out: &mut [f32]) -> Result<()> {
         if !self.scores {
             return Err(self.failed(part, "it gives no scores"));

@@ -1,4 +1,5 @@
 //! The method against its equation and against the conformance suite.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

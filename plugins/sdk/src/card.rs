@@ -89,9 +89,9 @@ pub enum EvidenceKind {
     FisherDiag,
     /// Diagonal of the Gauss–Newton matrix, the shape of the weight.
     HessianDiag,
-    /// Mean outer product of the layer's inputs, [k, k] or [groups, k, k], k = inputs in the part's column order.
+    /// Mean outer product of the layer's inputs, `[k, k]` or `[groups, k, k]`, k = inputs in the part's column order.
     Gram,
-    /// How often each row of an embedding was read, [rows].
+    /// How often each row of an embedding was read, `[rows]`.
     RowCount,
 }
 

@@ -8,7 +8,7 @@ pub struct Array<'a> {
     /// Which kind.
     pub kind: EvidenceKind,
     /// `fisher_diag`, `hessian_diag`: the block's rows and cols, laid out with the block's strides.
-    /// `gram`: [k, k] or [groups, k, k], row-major. `row_count`: [rows] of the block.
+    /// `gram`: `[k, k]` or `[groups, k, k]`, row-major. `row_count`: `[rows]` of the block.
     pub shape: &'a [u64],
     /// The numbers.
     pub data: &'a [f32],

@@ -1,4 +1,5 @@
 //! The suite finds what it is there to find.
+#![allow(clippy::unwrap_used)]
 
 use compress_sdk::caller::Caller;
 use compress_sdk::*;

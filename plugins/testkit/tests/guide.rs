@@ -1,4 +1,5 @@
 //! Every block of docs/writing-a-method.md does what the page says.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;

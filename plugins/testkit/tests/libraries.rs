@@ -1,4 +1,5 @@
 //! Methods from shared libraries: the built-in one loaded from its own `.so`, one in C, and all that can be wrong.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
 //! Methods that are programs: the Python helper, a method that encodes, and all that can go wrong.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
