@@ -1,0 +1,293 @@
+//! The small model of examples/dates: metrics as its expected.json has them, retraining to the same bits with any number
+//! of threads and after an interruption, evidence, and sentences for bad input.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use compress_core::format::{Format, OpenOptions, Source};
+use compress_core::progress::{Progress, Silent, Unit, Watch};
+use compress_core::recipe::{Bleu, Data, Dropout, Metric, Optimizer, References, Tokenize, Training};
+use compress_core::stfile::{Spec, StFile, StWriter};
+use compress_core::tensor::Dtype;
+use compress_core::{Error, Result};
+use compress_engine::engine::{AsStored, Engine, Split};
+use compress_engine::measure::MeasureOptions;
+use compress_engine::train::{AllKept, Form, Masks, Trainer};
+use compress_onnx::Onnx;
+use compress_sdk::EvidenceKind;
+
+fn folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/dates");
+    if folder.exists() { folder } else { "/work/main/examples/dates".into() }
+}
+
+fn source() -> Box<dyn Source> {
+    Onnx.open(&folder().join("model.onnx"), &OpenOptions::default()).unwrap()
+}
+
+fn data(beam: u32) -> Data {
+    let file = |name: &str| folder().join(name);
+    Data {
+        train: Some(file("train.safetensors")),
+        validation: Some(file("val.safetensors")),
+        test: Some(file("test.safetensors")),
+        target: Some("tgt_out".into()),
+        output: None,
+        ignore: Some(0),
+        trim: false,
+        bleu: Some(Bleu {
+            prefix: "tgt_in".into(),
+            begin: 1,
+            end: 2,
+            vocabulary: file("vocab.tgt.txt"),
+            references: References { validation: Some(file("val.ref.txt")), test: Some(file("test.ref.txt")) },
+            tokenize: Tokenize::None,
+            join: String::new(),
+            beam,
+            max_length: 20,
+        }),
+    }
+}
+
+fn training(epochs: u32) -> Training {
+    Training {
+        epochs,
+        rate: Some(1e-3),
+        decay: None,
+        warmup: 5,
+        optimizer: Optimizer::Adam,
+        momentum: None,
+        weight_decay: None,
+        batch: Some(64),
+        clip: Some(1.0),
+        dropout: Dropout::Everywhere(0.1),
+        patience: None,
+    }
+}
+
+/// Keeps two of three weights of every matrix.
+struct Thirds;
+
+impl Masks for Thirds {
+    fn bits(&self, name: &str, elements: usize) -> Result<Option<Vec<u8>>> {
+        if name.contains("bias") {
+            return Ok(None);
+        }
+        let byte = |b: usize| (0..8).fold(0, |bits, i| bits | u8::from((b * 8 + i) % 3 != 0) << i);
+        Ok(Some((0..elements.div_ceil(8)).map(byte).collect()))
+    }
+}
+
+#[test]
+fn metrics_are_the_expected_ones() {
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    for (split, expected) in
+        [(Split::Validation, [0.001_369_26, 0.999_272_7, 99.783_139]), (Split::Test, [0.003_376_6, 0.998_636_4, 99.583_22])]
+    {
+        let metrics = [Metric::Loss, Metric::Accuracy, Metric::Bleu];
+        let got = engine.evaluate(&AsStored, split, &metrics, Watch::silent()).unwrap();
+        for ((name, value), expected) in got.iter().zip(expected) {
+            assert!((value - expected).abs() < 1e-4 * expected.abs().max(0.1), "{name} {value} {expected}");
+        }
+    }
+    // a wider beam finds the same nearly certain dates
+    let engine = Engine::open(&*source, &data(3)).unwrap();
+    let got = engine.evaluate(&AsStored, Split::Validation, &[Metric::Bleu], Watch::silent()).unwrap();
+    assert!(got[0].1 > 99.5, "{got:?}");
+}
+
+#[test]
+fn trimming_cuts_padding_only() {
+    let source = source();
+    let plain = Engine::open(&*source, &data(1)).unwrap().tally(&AsStored, Split::Validation, Watch::silent()).unwrap();
+    let trimmed = Engine::open(&*source, &Data { trim: true, ..data(1) }).unwrap();
+    let trimmed = trimmed.tally(&AsStored, Split::Validation, Watch::silent()).unwrap();
+    assert_eq!(plain.counted, trimmed.counted);
+    // the encoder reads the padding, so that a model that was trained with it does worse without
+    assert!(plain.mean() < trimmed.mean() && trimmed.mean() < 0.5, "{} {}", plain.mean(), trimmed.mean());
+}
+
+fn bits(weights: &BTreeMap<String, Vec<f32>>) -> Vec<u32> {
+    weights.values().flatten().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn retraining_holds_masks_and_gives_the_same_bits_with_any_number_of_threads() {
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| engine.retrain(&AsStored, &Thirds, &training(2), 7, None, false, Watch::silent()).unwrap())
+    };
+    let (one, eight) = (run(1), run(8));
+    assert_eq!(bits(&one.weights), bits(&eight.weights));
+    assert_eq!(one.epochs, eight.epochs);
+    for (name, w) in &one.weights {
+        if !name.contains("bias") {
+            assert!(w.iter().step_by(3).all(|v| v.to_bits() == 0), "{name}");
+        }
+    }
+    let losses: Vec<f64> = one.epochs.iter().map(|e| e.validation.unwrap().0).collect();
+    assert!(losses[1] < losses[0] && losses[1] < 0.5, "{losses:?}");
+}
+
+/// Cancels after some progress.
+struct Cancel<'a> {
+    left: std::sync::atomic::AtomicI64,
+    flag: &'a AtomicBool,
+}
+
+impl Progress for Cancel<'_> {
+    fn begin(&self, _: &str, _: u64, _: Unit) {}
+    fn advance(&self, units: u64) {
+        if self.left.fetch_sub(units as i64, Ordering::Relaxed) < 0 {
+            self.flag.store(true, Ordering::Relaxed);
+        }
+    }
+    fn end(&self) {}
+}
+
+#[test]
+fn an_interrupted_retraining_goes_on_to_the_same_bits() {
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state.safetensors");
+    let run = |state: &Path, resume: bool, watch: Watch| {
+        engine.retrain(&AsStored, &Thirds, &training(3), 7, Some((state, "key")), resume, watch)
+    };
+    let whole = run(&folder.path().join("whole.safetensors"), false, Watch::silent()).unwrap();
+    let flag = AtomicBool::new(false);
+    let cancel = Cancel { left: 3700.into(), flag: &flag };
+    let stopped = run(&state, false, Watch { progress: &cancel, cancelled: &flag });
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    let resumed = run(&state, true, Watch::silent()).unwrap();
+    assert_eq!(bits(&whole.weights), bits(&resumed.weights));
+    assert_eq!(whole.epochs, resumed.epochs);
+    let other = engine.retrain(&AsStored, &Thirds, &training(3), 7, Some((&state, "other")), true, Watch::silent());
+    assert!(other.err().unwrap().to_string().contains("belongs to another run"));
+}
+
+/// A weight of `buckets` shared values.
+struct Shared;
+
+impl Form for Shared {
+    fn expand(&self, theta: &[f32], weight: &mut [f32]) {
+        for (i, w) in weight.iter_mut().enumerate() {
+            *w = theta[i % theta.len()];
+        }
+    }
+    fn gather(&self, theta: &[f32], weight_grad: &[f32], theta_grad: &mut [f32]) {
+        for (i, g) in weight_grad.iter().enumerate() {
+            theta_grad[i % theta.len()] += g;
+        }
+    }
+}
+
+#[test]
+fn shared_values_are_trained_as_themselves() {
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    let mut trainer = Trainer::new(&engine, &AsStored, &training(1), 1).unwrap();
+    trainer.set_masks(&AllKept).unwrap();
+    trainer.set_form("softmax.bias", vec![0.0, 0.0, 0.0], Box::new(Shared)).unwrap();
+    trainer.part(0, 8, Watch::silent()).unwrap();
+    let theta = trainer.theta("softmax.bias").unwrap().to_vec();
+    let weights = trainer.weights();
+    assert!(theta.iter().all(|v| *v != 0.0));
+    assert!(weights["softmax.bias"].iter().enumerate().all(|(i, w)| *w == theta[i % 3]));
+}
+
+#[test]
+fn a_loss_that_becomes_nan_stops_the_run() {
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    let spec = Training { rate: Some(1e39), optimizer: Optimizer::Sgd, warmup: 0, ..training(1) };
+    let error = engine.retrain(&AsStored, &AllKept, &spec, 1, None, false, Watch::silent()).err().unwrap().to_string();
+    assert!(error.contains("at step") && error.contains("lower \"rate\""), "{error}");
+}
+
+#[test]
+fn evidence_is_written_for_every_weight_and_does_not_depend_on_threads() {
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let run = |threads: usize| {
+        let path = folder.path().join(format!("{threads}.safetensors"));
+        let options = MeasureOptions { examples: 40, batch: 1, seed: 3 };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| engine.measure(&AsStored, &EvidenceKind::ALL, options, &path, Watch::silent()).unwrap());
+        path
+    };
+    let (one, eight) = (run(1), run(8));
+    assert_eq!(std::fs::read(&one).unwrap(), std::fs::read(&eight).unwrap());
+    let file = StFile::open(&one).unwrap();
+    let names: Vec<&str> = file.entries().iter().map(|e| e.name.as_str()).collect();
+    for w in engine.weights() {
+        assert!(names.contains(&format!("{}.fisher_diag", w.name).as_str()), "{}", w.name);
+        assert!(names.contains(&format!("{}.hessian_diag", w.name).as_str()), "{}", w.name);
+    }
+    let grams = names.iter().filter(|n| n.ends_with(".gram")).count();
+    let rows = names.iter().filter(|n| n.ends_with(".row_count")).count();
+    assert_eq!((grams, rows), (11, 2), "{names:?}"); // 4 layers × 2, attention 2, softmax 1
+    let entry = file.entry("tgt_embed.weight.row_count").unwrap();
+    let mut bytes = vec![0; entry.bytes() as usize];
+    file.read_at(entry, 0, &mut bytes).unwrap();
+    let counts: Vec<f32> = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    assert_eq!(counts[1], 40.0); // every sentence begins once; padding is not counted
+    assert_eq!(counts[0], 0.0);
+}
+
+/// A copy of the validation data with something wrong.
+fn spoiled(folder: &Path, spoil: impl Fn(&str, &mut Vec<i64>, &mut Vec<u64>)) -> PathBuf {
+    let file = StFile::open(&self::folder().join("val.safetensors")).unwrap();
+    let out = folder.join("spoiled.safetensors");
+    let mut parts = Vec::new();
+    for e in file.entries() {
+        let mut bytes = vec![0; e.bytes() as usize];
+        file.read_at(e, 0, &mut bytes).unwrap();
+        let mut ids: Vec<i64> = bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+        let mut shape = e.shape.clone();
+        spoil(&e.name, &mut ids, &mut shape);
+        if !shape.is_empty() {
+            ids.resize(shape.iter().product::<u64>() as usize, 0);
+            parts.push((Spec { name: e.name.clone(), dtype: Dtype::Other("I64".into(), 64), shape }, ids));
+        }
+    }
+    let specs: Vec<Spec> = parts.iter().map(|(s, _)| s.clone()).collect();
+    let writer = StWriter::create(&out, &specs, &[]).unwrap();
+    for (i, (_, ids)) in parts.iter().enumerate() {
+        writer.write_at(i, 0, &ids.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    }
+    writer.finish().unwrap().persist(&out).unwrap();
+    out
+}
+
+#[test]
+fn bad_data_is_named() {
+    let source = source();
+    let folder = tempfile::tempdir().unwrap();
+    type Spoil = Box<dyn Fn(&str, &mut Vec<i64>, &mut Vec<u64>)>;
+    let cases: Vec<(Spoil, &str)> = vec![
+        (Box::new(|n, ids, _| if n == "src" { ids[5] = 999 }), "index 999 lies outside 0…73"),
+        (Box::new(|n, ids, _| if n == "tgt_out" { ids[0] = 77 }), "target 77 is none of the output's 15 classes"),
+        (Box::new(|n, _, shape| if n == "src" { shape.clear() }), "has no tensor \"src\""),
+        (Box::new(|_, _, shape| shape[0] = 0), "has no examples"),
+        (Box::new(|n, _, shape| if n == "src" { shape[0] = 3 }), "examples of"),
+        (Box::new(|n, _, shape| if n == "tgt_in" { shape.push(1) }), "the graph expects [?×?]"),
+        (Box::new(|n, ids, _| if n == "tgt_out" { ids.fill(0) }), "no target that counts"),
+    ];
+    for (spoil, text) in cases {
+        let path = spoiled(folder.path(), spoil);
+        let data = Data { validation: Some(path), ..data(1) };
+        let error = Engine::open(&*source, &data)
+            .and_then(|e| e.tally(&AsStored, Split::Validation, Watch { progress: &Silent, cancelled: &AtomicBool::new(false) }));
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+    let wrong = Data { output: Some("logit".into()), ..data(1) };
+    let error = Engine::open(&*source, &wrong).err().unwrap().to_string();
+    assert!(error.contains("did you mean \"logits\""), "{error}");
+}
