@@ -304,8 +304,11 @@ impl<'p> Run<'p> {
 
     fn write(&mut self) -> Result<Written> {
         let recipe = self.plan.recipe;
-        let options =
-            CreateOptions { force: self.options.force, recipe: None, expected_bytes: Some(self.plan.model.bytes()) };
+        let options = CreateOptions {
+            force: self.options.force,
+            expected_bytes: Some(self.plan.model.bytes()),
+            ..CreateOptions::default()
+        };
         let written = output::write(&self.weights, &self.plan.map, recipe.output()?, &options, self.watch)?;
         for (part, meant) in self.pruned.iter().enumerate() {
             if let Some(meant) = meant

@@ -1,8 +1,10 @@
 //! What core needs of a file format. Formats implement these traits; core never learns which format it has.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::class::Roles;
+pub use crate::encode::outline::{Outline, PackedLayout, PieceOutline, TermOutline, ValueCoding};
 use crate::error::Result;
 use crate::tensor::{Dtype, TensorId, TensorInfo};
 
@@ -66,6 +68,12 @@ pub trait Source: Send + Sync {
     fn warnings(&self) -> &[String] {
         &[]
     }
+    /// Exactly the bytes of all files that [`Source::create`] would write with these outlines if all other tensors
+    /// were `Same` or, where the input had them packed and `dense` names them, dense; `None` where that is not known.
+    fn predict(&self, options: &CreateOptions, dense: &BTreeSet<TensorId>) -> Option<u64> {
+        let _ = (options, dense);
+        None
+    }
     /// A sink for a model like this one. Refuses an output that is one of this source's files under any name.
     fn create(&self, output: &Path, options: &CreateOptions) -> Result<Box<dyn Sink>>;
     /// The concrete type, for the engine, which needs the graph.
@@ -81,6 +89,8 @@ pub struct CreateOptions {
     pub recipe: Option<String>,
     /// Total bytes that the model is expected to have, where known: ONNX switches to external data before 2 GB.
     pub expected_bytes: Option<u64>,
+    /// What the packed tensors will be made of, by the numbers of this source; all others stay dense or the same.
+    pub outlines: BTreeMap<TensorId, Outline>,
 }
 
 /// Bytes that can be produced from any offset, from any thread: what the sink pulls from.
@@ -104,7 +114,7 @@ pub enum Content<'a> {
     Packed(&'a Packed<'a>),
 }
 
-/// A tensor as a sum of packed terms.
+/// A tensor as a sum of packed terms, with the bytes of their arrays; the meaning is defined in [`crate::encode`].
 pub struct Packed<'a> {
     /// The dtype that it decodes to.
     pub dtype: Dtype,
@@ -114,19 +124,33 @@ pub struct Packed<'a> {
     pub terms: Vec<PackedTerm<'a>>,
 }
 
+impl Packed<'_> {
+    /// What it is made of, without the bytes.
+    pub fn outline(&self) -> Outline {
+        let piece = |p: &Piece<'_>| PieceOutline { role: p.role, dtype: p.dtype.clone(), shape: p.shape.clone() };
+        let term = |t: &PackedTerm<'_>| TermOutline {
+            layout: t.layout,
+            values: t.values,
+            pieces: t.pieces.iter().map(piece).collect(),
+        };
+        let terms = self.terms.iter().map(term).collect();
+        Outline { dtype: self.dtype.clone(), shape: self.shape.clone(), terms }
+    }
+}
+
 /// One term of a packed tensor.
 pub struct PackedTerm<'a> {
     /// Where the values lie.
     pub layout: PackedLayout,
     /// How they are coded.
     pub values: ValueCoding,
-    /// The arrays, with roles such as `"mask"`, `"deltas"`, `"values"`, `"scale"`, `"codebook"`, `"u"`, `"v"`.
+    /// The arrays, in the order that [`crate::encode`] gives.
     pub pieces: Vec<Piece<'a>>,
 }
 
 /// One array of a packed term.
 pub struct Piece<'a> {
-    /// Which one.
+    /// Which one: see [`crate::encode`].
     pub role: &'static str,
     /// Its element type.
     pub dtype: Dtype,
@@ -134,36 +158,6 @@ pub struct Piece<'a> {
     pub shape: Vec<u64>,
     /// Its bytes.
     pub data: Box<dyn Blocks + 'a>,
-}
-
-/// Where the values of a packed term lie.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum PackedLayout {
-    /// All of them.
-    Dense,
-    /// A bit mask and the kept values.
-    Mask,
-    /// Gaps between kept positions and the kept values.
-    Deltas,
-    /// U·V.
-    Factored,
-    /// Shared by hash.
-    Hashed,
-}
-
-/// How values are coded.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ValueCoding {
-    /// As the tensor's dtype.
-    Plain,
-    /// IEEE half.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// Symmetric int8 with a scale a row or column.
-    Int8,
-    /// A codebook of 2^bits values.
-    Codebook(u8),
 }
 
 /// Where a model goes. Nothing under the final name changes before [`Staged::commit`]; dropping a sink or a staged

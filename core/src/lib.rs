@@ -7,6 +7,7 @@ pub mod amount;
 pub mod class;
 pub mod convert;
 pub mod drive;
+pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod evidence;
