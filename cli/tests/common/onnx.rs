@@ -184,3 +184,43 @@ pub fn external_of(tensor: &[u8]) -> std::collections::BTreeMap<String, String> 
 pub fn initialisers(model: &[u8]) -> Vec<Vec<u8>> {
     get(&get(model, 7)[0], 5)
 }
+
+/// Copies a message and hands each payload of one field to `f`; all else stays byte for byte.
+pub fn rewrite(bytes: &[u8], field: u64, f: &mut dyn FnMut(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = bytes;
+    let number = |rest: &mut &[u8]| {
+        let (mut n, mut shift) = (0u64, 0);
+        loop {
+            let b = rest[0];
+            *rest = &rest[1..];
+            n |= u64::from(b & 127) << shift;
+            shift += 7;
+            if b < 128 {
+                return n;
+            }
+        }
+    };
+    while !rest.is_empty() {
+        let start = rest;
+        let tag = number(&mut rest);
+        match tag & 7 {
+            0 => {
+                number(&mut rest);
+            }
+            1 => rest = &rest[8..],
+            5 => rest = &rest[4..],
+            _ => {
+                let n = number(&mut rest) as usize;
+                let (payload, after) = rest.split_at(n);
+                rest = after;
+                if tag >> 3 == field {
+                    out = Message(out).bytes(field, f(payload)).0;
+                    continue;
+                }
+            }
+        }
+        out.extend_from_slice(&start[..start.len() - rest.len()]);
+    }
+    out
+}
