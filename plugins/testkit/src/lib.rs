@@ -1,11 +1,12 @@
 //! Conformance suite for compression methods: what every method must do, whatever it computes.
 //!
-//! ```no_run
-//! # static ENTRY: compress_sdk::Entry = todo!();
+//! ```
+//! # compress_sdk::score_weights! { name: "mine", meaning: "m", citation: "c", equation: "e", |w| w.abs() }
 //! #[test]
 //! fn conforms() {
 //!     compress_testkit::conformance(&ENTRY);
 //! }
+//! # fn main() {}
 //! ```
 //!
 //! A method that came another way (from a library, from a program) is tested through [`Subject`].

@@ -188,3 +188,98 @@ fn every_wrong_library_has_its_sentence() {
     let text = sentence(&missing);
     assert!(text.starts_with("the system refuses it (") && text.contains("no_such_function"), "{text}");
 }
+
+/// A method in C that encodes: every weight rounded to a quarter.
+const ENCODES: &str = r#"
+#include <compress.h>
+#include <math.h>
+static float elsewhere[4096];
+static int32_t create(const compress_options *o, uint64_t seed, void **state, const compress_host *host) {
+    (void)o, (void)seed, (void)host, (void)elsewhere;
+    *state = 0;
+    return COMPRESS_OK;
+}
+static int32_t encode(const void *state, const compress_part *part, const compress_keep *keep,
+                      const compress_evidence *evidence, compress_encoded *result, const compress_host *host) {
+    (void)state, (void)evidence;
+    if (keep->kind != COMPRESS_KEEP_ALL) return compress_fail(host, "only all can be kept");
+    uint64_t count = part->rows * part->cols;
+    compress_term *term = host->alloc(host, sizeof *term);
+    const compress_term **terms = host->alloc(host, sizeof *terms);
+    float *values = host->alloc(host, 4 * count);
+    for (uint64_t i = 0; i < count; i++) {
+        float w = part->data[i / part->cols * part->row_stride + i % part->cols * part->col_stride];
+        values[i] = rintf(w * 4) / 4;
+        if (!isfinite(values[i])) values[i] = w;
+    }
+    term->size = sizeof *term;
+    term->values = values;
+    term->value_count = count;
+    terms[0] = term;
+    result->terms = terms;
+    result->term_count = 1;
+    return COMPRESS_OK;
+}
+COMPRESS_EXPORT const compress_method compress_method_quarters = {
+    .abi = COMPRESS_ABI, .size = sizeof(compress_method), .name = COMPRESS_STR("quarters"),
+    .meaning = COMPRESS_STR("m"), .citation = COMPRESS_STR("c"), .equation = COMPRESS_STR("e"),
+    .flags = COMPRESS_THREAD_SAFE | COMPRESS_ENCODES, .reach = COMPRESS_REACH_PART, .create = create, .encode = encode,
+};
+"#;
+
+#[test]
+fn encodings_in_c_are_checked_before_they_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let build = |name: &str, from: &str, to: &str| {
+        assert!(ENCODES.contains(from));
+        let source = folder.path().join(format!("{name}.c"));
+        std::fs::write(&source, ENCODES.replace(from, to)).unwrap();
+        let library = folder.path().join(format!("{name}.so"));
+        cc(&source, &include(), &library, &[]);
+        load(&library)
+    };
+    conformance_of(&Through(build("good", "e", "e").get("quarters").unwrap()));
+    for (name, from, to, sentence) in [
+        (
+            "static",
+            "term->values = values",
+            "term->values = elsewhere",
+            "the values of its result do not lie in memory that the host gave it",
+        ),
+        (
+            "long",
+            "term->value_count = count",
+            "term->value_count = 1000",
+            "the values of its result do not lie in memory",
+        ),
+        ("short", "term->value_count = count", "term->value_count = 1", "term 0 has 1 values where its layout needs 2"),
+        (
+            "layout",
+            "term->values = values",
+            "term->layout = 9, term->values = values",
+            "its result has an unknown layout 9",
+        ),
+        ("none", "result->term_count = 1", "result->term_count = 0", "its encoding has no terms"),
+        (
+            "wild",
+            "terms[0] = term",
+            "terms[0] = (const compress_term *)8",
+            "the terms of its result do not lie in memory",
+        ),
+        (
+            "silent",
+            "*state = 0;\n    return COMPRESS_OK;\n}\nstatic",
+            "*state = 0;\n    return 1;\n}\nstatic",
+            "it failed and did not say why",
+        ),
+    ] {
+        let registry = build(name, from, to);
+        let method = registry.get("quarters").unwrap();
+        let part = compress_sdk::Part::whole("w", 1, 2, &[0.3, 0.6]);
+        let encode = |i: Box<dyn compress_core::registry::Instance>| {
+            i.encode(&part, compress_sdk::Keep::All, &Default::default())
+        };
+        let error = method.create(&method.card().defaults(), 1).and_then(encode).unwrap_err().to_string();
+        assert!(error.contains(sentence), "{name}: {error}");
+    }
+}

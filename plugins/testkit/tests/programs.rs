@@ -195,3 +195,27 @@ fn a_program_that_cannot_describe_itself_is_refused() {
     let error = refused(add("mine", &[&python, "mine.py"], folder.path(), LONG));
     assert!(error.ends_with("its CARD has no equation"), "{error}");
 }
+
+#[test]
+fn a_program_at_work_stops_when_the_user_does() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static STOP: AtomicBool = AtomicBool::new(false);
+    struct Stop;
+    impl compress_core::registry::Listener for Stop {
+        fn cancelled(&self) -> bool {
+            STOP.load(Ordering::Relaxed)
+        }
+    }
+    let script = r#"read -r line; echo '{"id": 1, "ok": {"name": "mine", "meaning": "m", "citation": "c",
+        "equation": "e", "reach": "weight", "scores": true}}' | tr -d '\n'; echo; sleep 60"#;
+    let mut registry = Registry::new().listened(std::sync::Arc::new(Stop));
+    let start = std::time::Instant::now();
+    let argv = ["sh", "-c", script].map(String::from);
+    registry.add_program("mine", &argv, &std::env::temp_dir(), LONG).unwrap();
+    STOP.store(true, Ordering::Relaxed);
+    let error = registry.get("mine").unwrap().create(&Default::default(), 1).and_then(|i| {
+        i.score(&Part::whole("w", 1, 1, &[1.0]), &Evidence::default(), &mut [0.0]) //
+    });
+    assert!(matches!(error, Err(compress_core::Error::Interrupted)), "{error:?}");
+    assert!(start.elapsed() < Duration::from_secs(30), "what the program started ends with it");
+}
