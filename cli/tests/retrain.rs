@@ -1,0 +1,144 @@
+//! Retraining through the command: interrupted runs go on to the same bits, zeros are held, commands are checked.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+const DATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/dates");
+
+fn compress(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_compress")).current_dir(folder).args(args).output().expect("compress runs")
+}
+
+fn succeeds(folder: &Path, args: &[&str]) -> Output {
+    let output = compress(folder, args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn fails(folder: &Path, args: &[&str], status: i32, sentence: &str) {
+    let output = compress(folder, args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{stderr}");
+    assert!(stderr.contains(sentence), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one sentence: {stderr}");
+}
+
+fn recipe(folder: &Path, name: &str, stages: &str) -> PathBuf {
+    let text = format!(
+        "model = \"{DATES}/model.onnx\"\noutput = \"{name}.onnx\"\nmask = \"{name}.masks.safetensors\"\n\
+         [data]\ntrain = \"{DATES}/val.safetensors\"\nvalidation = \"{DATES}/test.safetensors\"\n\
+         target = \"tgt_out\"\noutput = \"logits\"\nignore = 0\n{stages}"
+    );
+    let path = folder.join(format!("{name}.toml"));
+    std::fs::write(&path, text).expect("the recipe can be written");
+    path
+}
+
+const STAGES: &str = r#"
+[[stage]]
+method = "magnitude"
+amount = "80%"
+schedule = { steps = 2, shape = "cubic", recover = 2 }
+retrain = { epochs = 1, rate = 1e-3, decay = 0.5, dropout = 0.1 }
+[[stage]]
+evaluate = ["perplexity"]
+"#;
+
+fn bytes(path: PathBuf) -> Vec<u8> {
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[test]
+fn a_killed_retraining_goes_on_to_the_same_bits() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    recipe(folder, "whole", STAGES);
+    succeeds(folder, &["whole.toml", "--threads", "1"]);
+    recipe(folder, "broken", STAGES);
+    // Killed as soon as the first epoch of the second step is kept, whenever that is.
+    let kept = folder.join("broken.onnx.state/stage-100002/trainer.safetensors");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_compress"))
+        .current_dir(folder)
+        .args(["broken.toml", "--threads", "2", "--quiet"])
+        .spawn()
+        .expect("compress runs");
+    let started = Instant::now();
+    while !kept.exists() && started.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().expect("it can be killed");
+    child.wait().expect("it ends");
+    assert!(kept.exists());
+    assert!(!folder.join("broken.onnx").exists());
+    fails(folder, &["broken.toml"], 2, "--resume goes on with it");
+    succeeds(folder, &["broken.toml", "--resume", "--threads", "8"]);
+    assert_eq!(bytes(folder.join("whole.onnx")), bytes(folder.join("broken.onnx")));
+    assert_eq!(bytes(folder.join("whole.masks.safetensors")), bytes(folder.join("broken.masks.safetensors")));
+    assert!(!folder.join("broken.onnx.state").exists());
+}
+
+#[test]
+fn a_resumed_run_must_be_the_same_run() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    let stages = "[[stage]]\nretrain = { epochs = 200 }\n";
+    recipe(folder, "a", stages);
+    fails(folder, &["a.toml", "--resume"], 2, "there is no interrupted run");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_compress"))
+        .current_dir(folder)
+        .args(["a.toml", "--quiet"])
+        .spawn()
+        .expect("compress runs");
+    let started = Instant::now();
+    while !folder.join("a.onnx.state/checkpoint").exists() && started.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("it can be killed");
+    child.wait().expect("it ends");
+    recipe(folder, "a", "[[stage]]\nretrain = { epochs = 201 }\n");
+    fails(folder, &["a.toml", "--resume"], 2, "the recipe changed");
+    recipe(folder, "a", stages);
+    succeeds(folder, &["a.toml", "--finish"]);
+    assert!(folder.join("a.onnx").exists());
+}
+
+/// A trainer in one line of shell: copies the weights, or breaks the mask by giving the untouched model's weights.
+#[test]
+fn commands_are_run_and_checked() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    let prune = "[[stage]]\nmethod = \"magnitude\"\namount = \"50%\"\n";
+    let train = |command: &str, more: &str| {
+        format!("{prune}[[stage]]\nretrain = {{ command = [\"sh\", \"-c\", '''{command}''']{more} }}\n")
+    };
+    let dense = format!("{DATES}/model.safetensors");
+    for (name, command, more, expected) in [
+        ("copies", "cp \"$COMPRESS_WEIGHTS\" {output}; echo '{\"epoch\": 1, \"metrics\": {\"loss\": 1.5}}'", "", Ok("loss 1.5")),
+        ("fails", "exit 3", "", Err("failed (exit status: 3)")),
+        ("silent", "true", "", Err("without writing {output}")),
+        ("garbage", "echo x > {output}", "", Err("trained.safetensors")),
+        ("names", &format!("cp {dense} {{output}}"), "", Err("that {weights} has not")),
+    ] {
+        recipe(folder, name, &train(command, more));
+        match expected {
+            Ok(text) => {
+                let output = succeeds(folder, &[&format!("{name}.toml")]);
+                assert!(String::from_utf8_lossy(&output.stdout).contains(text), "{name}");
+            }
+            Err(sentence) => {
+                fails(folder, &[&format!("{name}.toml")], 1, sentence);
+                assert!(!folder.join(format!("{name}.onnx")).exists() && !folder.join(format!("{name}.onnx.state")).exists());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_without_a_graph_is_sent_elsewhere() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = recipe(temp.path(), "st", "[[stage]]\nretrain = { epochs = 1 }\n");
+    let text = std::fs::read_to_string(&path).unwrap().replace("model.onnx", "model.safetensors").replace("st.onnx", "st.safetensors");
+    std::fs::write(&path, text).unwrap();
+    fails(temp.path(), &["st.toml"], 2, "command =");
+}
