@@ -2,11 +2,9 @@
 //!
 //! ```
 //! # compress_sdk::score_weights! { name: "mine", meaning: "m", citation: "c", equation: "e", |w| w.abs() }
-//! #[test]
-//! fn conforms() {
-//!     compress_testkit::conformance(&ENTRY);
-//! }
-//! # fn main() {}
+//! # fn main() {
+//! compress_testkit::conformance(&ENTRY); // in a test of the method's crate
+//! # }
 //! ```
 //!
 //! A method that came another way (from a library, from a program) is tested through [`Subject`].
