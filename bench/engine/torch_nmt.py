@@ -84,11 +84,37 @@ def gradients(folder, path):
     save_file(exact, path, {"f32_worst": str(max(((single[n].double() - t).norm() / t.norm()).item() for n, t in exact.items()))})
 
 
+def trimmed(batch):
+    """Cuts columns that hold nothing but padding, as `trim = true` does."""
+    out = {}
+    for names in (("src",), ("tgt_in", "tgt_out")):
+        used = sum((batch[n] != 0).any(0).int() for n in names).nonzero().flatten()
+        out |= {n: batch[n][:, used[0] : used[-1] + 1] for n in names}
+    return out
+
+
+def batches(train, steps):
+    """Batches of like length, as `trim = true` has them."""
+    order = torch.randperm(train["src"].shape[0], generator=torch.Generator().manual_seed(1))
+    if TRIM:
+        length = torch.maximum((train["src"] != 0).sum(1), (train["tgt_out"] != 0).sum(1))
+        order = torch.cat([run[length[run].argsort()] for run in order.split(6400)])
+        rows = list(order.split(64))[:-1]
+        rows = [rows[i] for i in torch.randperm(len(rows), generator=torch.Generator().manual_seed(2))]
+    else:
+        rows = list(order.split(64))
+    for r in rows[:steps]:
+        batch = {n: t[r] for n, t in train.items()}
+        yield trimmed(batch) if TRIM else batch
+
+
+TRIM = "TRIM" in os.environ
+
+
 def speed(folder, steps):
     train, val = (load_file(f"{folder}/{n}.safetensors") for n in ("train", "val"))
     model = load(folder, dropout=0.2)
     optimizer = torch.optim.Adam(model.parameters(), 5e-4)
-    order = torch.randperm(train["src"].shape[0], generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         model.eval()
         for _ in range(2):
@@ -101,9 +127,7 @@ def speed(folder, steps):
     model.train()
     for part in range(2):
         start, cpu, tokens = time.time(), time.process_time(), 0
-        for s in range(steps):
-            rows = order[(part * steps + s) * 64 :][:64]
-            batch = {n: t[rows] for n, t in train.items()}
+        for batch in batches(train, steps):
             optimizer.zero_grad()
             loss_of(model, batch).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

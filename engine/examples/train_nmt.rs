@@ -30,7 +30,11 @@ fn main() -> compress_core::Result<()> {
     for _ in 0..2 {
         let start = Instant::now();
         let t = engine.tally(&AsStored, Split::Validation, Watch::silent())?;
-        println!("evaluate: perplexity {:.4}, {:.0} tokens/s", t.perplexity(), t.counted as f64 / start.elapsed().as_secs_f64());
+        println!(
+            "evaluate: perplexity {:.4}, {:.0} tokens/s",
+            t.perplexity(),
+            t.counted as f64 / start.elapsed().as_secs_f64()
+        );
     }
     let training = Training {
         epochs: 1,
@@ -49,7 +53,12 @@ fn main() -> compress_core::Result<()> {
     for part in 0..3 {
         let start = Instant::now();
         let t = trainer.part(part, 452 / parts.max(1), Watch::silent())?;
-        println!("train: loss {:.4}, {} tokens, {:.0} tokens/s", t.mean(), t.counted, t.counted as f64 / start.elapsed().as_secs_f64());
+        println!(
+            "train: loss {:.4}, {} tokens, {:.0} tokens/s",
+            t.mean(),
+            t.counted,
+            t.counted as f64 / start.elapsed().as_secs_f64()
+        );
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     println!("{}", status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or(""));

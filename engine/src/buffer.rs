@@ -81,12 +81,12 @@ impl<T: Elem> Buf<T> {
 
     /// `len` times `v`.
     pub fn full(len: usize, v: T) -> Buf<T> {
-        if len * size_of::<T>() >= SMALL_BYTES {
-            if let Some(mut b) = T::pool().take(len) {
-                b.clear();
-                b.resize(len, v);
-                return Buf(b);
-            }
+        if len * size_of::<T>() >= SMALL_BYTES
+            && let Some(mut b) = T::pool().take(len)
+        {
+            b.clear();
+            b.resize(len, v);
+            return Buf(b);
         }
         Buf(vec![v; len])
     }

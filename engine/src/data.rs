@@ -46,7 +46,10 @@ impl Examples {
                 Error::failed(format!("\"{}\" has no tensor \"{}\"{hint}", path.display(), column.name))
             })?;
             if entry.shape.is_empty() {
-                return Err(Error::failed(format!("{}: it needs a first dimension, the examples", file.place(&column.name))));
+                return Err(Error::failed(format!(
+                    "{}: it needs a first dimension, the examples",
+                    file.place(&column.name)
+                )));
             }
             found.push((column, entry));
         }
@@ -114,7 +117,11 @@ impl Examples {
         let mut shape: Vec<usize> = entry.shape.iter().map(|d| *d as usize).collect();
         shape[0] = rows.len();
         value(&entry.dtype, &bytes, shape).ok_or_else(|| {
-            Error::failed(format!("{}: type {} cannot be computed with", self.file.place(&column.name), entry.dtype.name()))
+            Error::failed(format!(
+                "{}: type {} cannot be computed with",
+                self.file.place(&column.name),
+                entry.dtype.name()
+            ))
         })
     }
 

@@ -121,7 +121,8 @@ impl<'s> Engine<'s> {
         let pairs: Vec<(String, Vec<usize>)> = weights.iter().map(|w| (w.name.clone(), w.shape.clone())).collect();
         let values = weight_values(&graph, &pairs);
         let mut program = Program::new(&graph, std::slice::from_ref(&output), &values)?;
-        let fixed_batch = program.inputs.iter().any(|(_, i)| i.dims.as_ref().is_some_and(|d| matches!(d.first(), Some(Some(_)))));
+        let fixed_batch =
+            program.inputs.iter().any(|(_, i)| i.dims.as_ref().is_some_and(|d| matches!(d.first(), Some(Some(_)))));
         for name in statistics(&program) {
             weights.iter_mut().filter(|w| w.name == name).for_each(|w| w.trained = false);
         }
@@ -173,9 +174,8 @@ impl<'s> Engine<'s> {
 
     /// Opens the examples of a split.
     pub(crate) fn examples(&self, split: Split) -> Result<Examples> {
-        let path = self
-            .path(split)
-            .ok_or_else(|| Error::usage(format!("[data] names no file \"{}\"", split.name())))?;
+        let path =
+            self.path(split).ok_or_else(|| Error::usage(format!("[data] names no file \"{}\"", split.name())))?;
         Examples::open(path, self.columns.clone(), self.data.trim, self.data.ignore.unwrap_or(0))
     }
 
@@ -189,7 +189,11 @@ impl<'s> Engine<'s> {
                 let values = match weights.read(&p.name)? {
                     Some(v) if v.len() == n => v,
                     Some(v) => {
-                        return Err(Error::failed(format!("weight \"{}\" has {} elements, expected {n}", p.name, v.len())));
+                        return Err(Error::failed(format!(
+                            "weight \"{}\" has {} elements, expected {n}",
+                            p.name,
+                            v.len()
+                        )));
                     }
                     None => self.stored(&p.name)?,
                 };
@@ -220,7 +224,13 @@ impl<'s> Engine<'s> {
     }
 
     /// Metrics by name, in the order asked for.
-    pub fn evaluate(&self, weights: &dyn Weights, split: Split, metrics: &[Metric], watch: Watch) -> Result<Vec<(String, f64)>> {
+    pub fn evaluate(
+        &self,
+        weights: &dyn Weights,
+        split: Split,
+        metrics: &[Metric],
+        watch: Watch,
+    ) -> Result<Vec<(String, f64)>> {
         let mut tally = None;
         let mut out = Vec::new();
         for metric in metrics {
@@ -269,7 +279,10 @@ impl<'s> Engine<'s> {
             sum.add(part?);
         }
         if sum.counted == 0 {
-            return Err(Error::failed(format!("\"{}\" has no target that counts: all are ignored", examples.path().display())));
+            return Err(Error::failed(format!(
+                "\"{}\" has no target that counts: all are ignored",
+                examples.path().display()
+            )));
         }
         Ok(sum)
     }
@@ -304,8 +317,10 @@ impl<'s> Engine<'s> {
             return Err(Error::usage("translating needs the table [data.bleu]"));
         };
         let vocabulary = lines(&bleu.vocabulary)?;
-        let path = self.path(split).ok_or_else(|| Error::usage(format!("[data] names no file \"{}\"", split.name())))?;
-        let inputs = self.columns.iter().filter(|c| c.name != bleu.prefix && Some(&c.name) != self.data.target.as_ref());
+        let path =
+            self.path(split).ok_or_else(|| Error::usage(format!("[data] names no file \"{}\"", split.name())))?;
+        let inputs =
+            self.columns.iter().filter(|c| c.name != bleu.prefix && Some(&c.name) != self.data.target.as_ref());
         let examples = Examples::open(path, inputs.cloned().collect(), self.data.trim, self.data.ignore.unwrap_or(0))?;
         let params = self.read(translator.program(), weights)?;
         let base = translator.program().base(&params, None)?;
@@ -364,7 +379,8 @@ fn columns<R: Real>(graph: &Graph<R>, program: &Program<R>, data: &Data, output:
     if let Some(target) = &data.target {
         let group = graph.output_dim_names.get(output).and_then(|n| second(n));
         // Without a name of its own the target goes with the prefix of a translation model, else it is not cut.
-        let prefix = data.bleu.as_ref().and_then(|b| columns.iter().find(|c| c.name == b.prefix)).and_then(|c| c.group.clone());
+        let prefix =
+            data.bleu.as_ref().and_then(|b| columns.iter().find(|c| c.name == b.prefix)).and_then(|c| c.group.clone());
         columns.push(Column { name: target.clone(), group: group.or(prefix) });
     }
     columns

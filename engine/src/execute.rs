@@ -159,7 +159,13 @@ impl<R: Real> Program<R> {
     }
 
     /// Goes on from [`Program::begin`] with the remaining inputs.
-    pub fn resume(&self, base: &Base<R>, early: usize, begun: &[Option<Value<R>>], inputs: &[(String, Value<R>)]) -> Result<Vec<Value<R>>> {
+    pub fn resume(
+        &self,
+        base: &Base<R>,
+        early: usize,
+        begun: &[Option<Value<R>>],
+        inputs: &[(String, Value<R>)],
+    ) -> Result<Vec<Value<R>>> {
         let mut own = begun.to_vec();
         self.feed(inputs, &mut own, false)?;
         for (i, s) in self.steps.iter().enumerate().skip(self.derived + early) {

@@ -109,7 +109,8 @@ impl Collector {
             let group = engine.columns.iter().find(|c| c.name == name).and_then(|c| c.group.clone());
             Some(name) == prefix.as_deref() || (group.is_some() && group == target)
         };
-        let mut decoder: HashSet<usize> = program.inputs.iter().filter(|(_, i)| along(&i.name)).map(|(s, _)| *s).collect();
+        let mut decoder: HashSet<usize> =
+            program.inputs.iter().filter(|(_, i)| along(&i.name)).map(|(s, _)| *s).collect();
         let weighty = |step: &Step<f32>| {
             step.inputs.iter().map(|s| s.and_then(|s| engine.fixed_weight(s))).collect::<Vec<Option<String>>>()
         };
@@ -189,7 +190,9 @@ impl Collector {
         counted: &dyn Fn(usize, &[usize], bool) -> Option<Vec<bool>>,
         sums: &mut Sums,
     ) -> Result<()> {
-        let (Some(Some(Value::Float(x))), Some(Value::Float(y))) = (inputs.first(), outputs.first()) else { return Ok(()) };
+        let (Some(Some(Value::Float(x))), Some(Value::Float(y))) = (inputs.first(), outputs.first()) else {
+            return Ok(());
+        };
         let batch_first = integer(step, "layout") != 0;
         let keep = counted(0, &x.shape()[..2], !batch_first);
         let rows = x.shape()[0] * x.shape()[1];

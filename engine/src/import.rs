@@ -77,7 +77,12 @@ impl Import<'_> {
         let mut scope = outer.clone();
         if !prefix.is_empty() {
             let made = g.nodes.iter().flat_map(|n| &n.outputs).filter(|o| !o.is_empty());
-            let own = g.initializers.iter().map(|t| &t.name).chain(made).chain(g.sparse_initializers.iter().map(|s| &s.values.name));
+            let own = g
+                .initializers
+                .iter()
+                .map(|t| &t.name)
+                .chain(made)
+                .chain(g.sparse_initializers.iter().map(|s| &s.values.name));
             scope.names.extend(own.map(|n| (n.clone(), format!("{prefix}{n}"))));
         }
         for t in &g.initializers {
@@ -109,7 +114,13 @@ impl Import<'_> {
     }
 
     /// A local function's nodes, with its formal names replaced by those of the call.
-    fn call<R: Real>(&mut self, node: &model::Node, f: &model::Function, outer: &Scope, out: &mut Graph<R>) -> Result<()> {
+    fn call<R: Real>(
+        &mut self,
+        node: &model::Node,
+        f: &model::Function,
+        outer: &Scope,
+        out: &mut Graph<R>,
+    ) -> Result<()> {
         self.calls += 1;
         if self.calls > 10_000 {
             return Err(Error::failed("the model's functions call each other without end"));
@@ -150,7 +161,9 @@ impl Import<'_> {
         }
         let domain = if node.is_standard() { String::new() } else { node.domain.clone() };
         let opset = match &scope.opsets {
-            Some(list) => list.iter().find(|(d, _)| d == &domain || (domain.is_empty() && d == "ai.onnx")).map(|(_, v)| *v),
+            Some(list) => {
+                list.iter().find(|(d, _)| d == &domain || (domain.is_empty() && d == "ai.onnx")).map(|(_, v)| *v)
+            }
             None => self.model.opset(&domain),
         };
         Ok(Node {
@@ -220,7 +233,9 @@ pub fn value<R: Real>(dtype: &Dtype, bytes: &[u8], shape: Vec<usize>) -> Option<
                 "U32" => (IntKind::U32, ints(bytes, |b| i64::from(u32::from_le_bytes(b)))),
                 "U16" => (IntKind::U16, ints(bytes, |b| i64::from(u16::from_le_bytes(b)))),
                 "U8" => (IntKind::U8, ints(bytes, |b: [u8; 1]| i64::from(b[0]))),
-                "BOOL" => return Some(Value::Bool(Tensor::new(shape, bytes.iter().map(|b| *b != 0).collect::<Vec<_>>()))),
+                "BOOL" => {
+                    return Some(Value::Bool(Tensor::new(shape, bytes.iter().map(|b| *b != 0).collect::<Vec<_>>())));
+                }
                 _ => return None,
             };
             Value::Int(Tensor::new(shape, list), kind)
@@ -229,12 +244,16 @@ pub fn value<R: Real>(dtype: &Dtype, bytes: &[u8], shape: Vec<usize>) -> Option<
 }
 
 /// Weights by value name in the graph: those of `names` that the graph has under that name.
-pub fn weight_values<R: Real>(graph: &Graph<R>, names: &[(String, Vec<usize>)]) -> BTreeMap<String, (String, Vec<usize>)> {
+pub fn weight_values<R: Real>(
+    graph: &Graph<R>,
+    names: &[(String, Vec<usize>)],
+) -> BTreeMap<String, (String, Vec<usize>)> {
     let mut out = BTreeMap::new();
     for (name, shape) in names {
         // X of `X_orig · X_mask` (torch.nn.utils.prune) is what the product gives.
         let (orig, mask) = (format!("{name}_orig"), format!("{name}_mask"));
-        let product = graph.nodes.iter().find(|n| n.op == "Mul" && n.inputs.contains(&orig) && n.inputs.contains(&mask));
+        let product =
+            graph.nodes.iter().find(|n| n.op == "Mul" && n.inputs.contains(&orig) && n.inputs.contains(&mask));
         let value = product.and_then(|n| n.outputs.first()).unwrap_or(name);
         out.insert(value.clone(), (name.clone(), shape.clone()));
     }

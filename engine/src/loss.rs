@@ -49,7 +49,12 @@ pub fn counted(target: &Tensor<i64>, ignore: Option<i64>) -> Vec<i64> {
 
 /// Cross-entropy of rows [.., classes] with one target each; ignored targets neither count nor carry gradients. The
 /// output becomes `scale` · gradient of the sum.
-pub fn cross_entropy<R: Real>(mut output: Tensor<R>, target: &Tensor<i64>, ignore: Option<i64>, scale: f64) -> Result<(Tally, Tensor<R>)> {
+pub fn cross_entropy<R: Real>(
+    mut output: Tensor<R>,
+    target: &Tensor<i64>,
+    ignore: Option<i64>,
+    scale: f64,
+) -> Result<(Tally, Tensor<R>)> {
     let clash = || {
         Error::failed(format!(
             "the output {} does not fit the target {}: it needs one more dimension, the classes, behind the target's",
@@ -97,7 +102,12 @@ pub fn squared_error<R: Real>(mut output: Tensor<R>, target: &Tensor<R>, scale: 
 }
 
 /// The loss that belongs to a target: cross-entropy for integers, squared error for floats.
-pub fn loss<R: Real>(output: Tensor<R>, target: &Value<R>, ignore: Option<i64>, scale: f64) -> Result<(Tally, Tensor<R>)> {
+pub fn loss<R: Real>(
+    output: Tensor<R>,
+    target: &Value<R>,
+    ignore: Option<i64>,
+    scale: f64,
+) -> Result<(Tally, Tensor<R>)> {
     match target {
         Value::Int(t, _) => cross_entropy(output, t, ignore, scale),
         v => squared_error(output, v.float()?, scale),

@@ -81,7 +81,8 @@ impl Engine<'_> {
                 .map(|(i, rows)| {
                     watch.tick(rows.len() as u64)?;
                     let batch = examples.batch(rows)?;
-                    let diagonal = |labels| gradients(&self.program, &params, &carriers, &objective, &batch, None, labels);
+                    let diagonal =
+                        |labels| gradients(&self.program, &params, &carriers, &objective, &batch, None, labels);
                     let key = mix(options.seed ^ mix((g * SIDE_BY_SIDE + i) as u64));
                     let fisher = wants(EvidenceKind::FisherDiag).then(|| diagonal(Labels::Given)).transpose()?;
                     let hessian = wants(EvidenceKind::HessianDiag).then(|| diagonal(Labels::Drawn(key))).transpose()?;
@@ -114,14 +115,12 @@ impl Engine<'_> {
         let positions = sums.positions();
         tensors.extend(sums.tensors());
         if tensors.is_empty() {
-            return Err(Error::failed("there is nothing to measure: no weight of the graph has evidence of these kinds"));
+            return Err(Error::failed(
+                "there is nothing to measure: no weight of the graph has evidence of these kinds",
+            ));
         }
-        let metadata = [
-            ("positions", positions),
-            ("examples", count as u64),
-            ("batch", options.batch),
-            ("seed", options.seed),
-        ];
+        let metadata =
+            [("positions", positions), ("examples", count as u64), ("batch", options.batch), ("seed", options.seed)];
         write(out, tensors, &metadata.map(|(k, v)| (k.to_string(), v.to_string())))
     }
 
@@ -138,9 +137,10 @@ impl Engine<'_> {
         }
         let target = batch.iter().find(|(n, _)| *n == objective.target).map(|(_, v)| v.clone());
         let ready = objective.ready(batch)?;
-        let mut observe = |i: usize, inputs: &[Option<crate::value::Value<f32>>], outputs: &[crate::value::Value<f32>]| {
-            collector.see(&self.program, i, inputs, outputs, target.as_ref(), objective.ignore, &mut sums)
-        };
+        let mut observe =
+            |i: usize, inputs: &[Option<crate::value::Value<f32>>], outputs: &[crate::value::Value<f32>]| {
+                collector.see(&self.program, i, inputs, outputs, target.as_ref(), objective.ignore, &mut sums)
+            };
         self.program.forward(base, &ready.inputs, Mode::default(), Some(&mut observe))?;
         Ok(sums)
     }

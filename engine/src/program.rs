@@ -84,7 +84,11 @@ struct Builder<'a, R: Real> {
 
 impl<R: Real> Program<R> {
     /// Plans a graph for some of its outputs. `weights`: value name in the graph → weight's name and shape.
-    pub fn new(graph: &Graph<R>, outputs: &[String], weights: &BTreeMap<String, (String, Vec<usize>)>) -> Result<Program<R>> {
+    pub fn new(
+        graph: &Graph<R>,
+        outputs: &[String],
+        weights: &BTreeMap<String, (String, Vec<usize>)>,
+    ) -> Result<Program<R>> {
         let by_value: BTreeMap<String, String> = weights.iter().map(|(v, (n, _))| (v.clone(), n.clone())).collect();
         let needed = needed(graph, outputs, &by_value)?;
         let mut b = Builder {
@@ -240,7 +244,9 @@ impl<R: Real> Builder<'_, R> {
         for node in &graph.nodes {
             let wanted = |o: &String| self.needed.contains(o) && !self.weights.contains_key(o);
             if node.outputs.iter().any(wanted) {
-                self.node(node).map_err(|e| if matches!(&e, Error::Failed(t) if t.starts_with("node ")) { e } else { e.at(node.title()) })?;
+                self.node(node).map_err(|e| {
+                    if matches!(&e, Error::Failed(t) if t.starts_with("node ")) { e } else { e.at(node.title()) }
+                })?;
             }
         }
         Ok(())
@@ -261,11 +267,8 @@ impl<R: Real> Builder<'_, R> {
         let gradient = entry.gradient;
         let run = (entry.build)(&attributes)?;
         attributes.finish()?;
-        let constants: Option<Vec<Option<Value<R>>>> = node
-            .inputs
-            .iter()
-            .map(|i| if i.is_empty() { Some(None) } else { self.constant(i).map(Some) })
-            .collect();
+        let constants: Option<Vec<Option<Value<R>>>> =
+            node.inputs.iter().map(|i| if i.is_empty() { Some(None) } else { self.constant(i).map(Some) }).collect();
         if let Some(inputs) = constants {
             let cx = Context { grad: vec![false; inputs.len()], outputs: node.outputs.len(), noise: None };
             let out = run(&cx, Inputs(inputs))?;
@@ -326,7 +329,11 @@ impl<R: Real> Builder<'_, R> {
 }
 
 /// Names that the outputs depend on; a weight's makers are not among them.
-fn needed<R: Real>(graph: &Graph<R>, outputs: &[String], weights: &BTreeMap<String, String>) -> Result<HashSet<String>> {
+fn needed<R: Real>(
+    graph: &Graph<R>,
+    outputs: &[String],
+    weights: &BTreeMap<String, String>,
+) -> Result<HashSet<String>> {
     let known: Vec<&str> = graph.nodes.iter().flat_map(|n| &n.outputs).map(String::as_str).collect();
     for out in outputs {
         let is_input = graph.inputs.iter().any(|i| i.name == *out) || graph.constants.contains_key(out);
@@ -363,7 +370,12 @@ pub fn bind<R: Real>(program: &Program<R>, values: &BTreeMap<String, Tensor<R>>)
         .map(|p| {
             let t = values.get(&p.name).ok_or_else(|| Error::failed(format!("weight \"{}\" is missing", p.name)))?;
             if t.shape() != p.shape {
-                return Err(Error::failed(format!("weight \"{}\" has shape {:?}, expected {:?}", p.name, t.shape(), p.shape)));
+                return Err(Error::failed(format!(
+                    "weight \"{}\" has shape {:?}, expected {:?}",
+                    p.name,
+                    t.shape(),
+                    p.shape
+                )));
             }
             Ok(t.clone())
         })

@@ -15,7 +15,8 @@ use crate::value::{Tensor, Value};
 pub const ROWS: &str = "rows that are counted";
 
 /// Operators that treat every element alone.
-const ELEMENTWISE: &[&str] = &["Tanh", "Relu", "Gelu", "Sigmoid", "Erf", "Identity", "Dropout", "dropout", "Softplus", "Elu"];
+const ELEMENTWISE: &[&str] =
+    &["Tanh", "Relu", "Gelu", "Sigmoid", "Erf", "Identity", "Dropout", "dropout", "Softplus", "Elu"];
 
 impl<R: Real> Program<R> {
     /// Which slots depend on weights alone.
@@ -46,7 +47,9 @@ impl<R: Real> Program<R> {
         let input = |i: usize| step.inputs.get(i).copied().flatten();
         let (a, b) = (input(0)?, input(1));
         match step.op.as_str() {
-            "MatMul" if fixed.contains(&b?) && self.weight_rank(b?) == Some(2) && !fixed.contains(&a) => Some((a, true)),
+            "MatMul" if fixed.contains(&b?) && self.weight_rank(b?) == Some(2) && !fixed.contains(&a) => {
+                Some((a, true))
+            }
             "Add" | "Mul" | "Sub" => {
                 let (x, w) = if fixed.contains(&b?) { (a, b?) } else { (b?, a) };
                 (fixed.contains(&w) && !fixed.contains(&x) && self.weight_rank(w)? <= 1).then_some((x, false))
@@ -165,7 +168,9 @@ impl<R: Real> Program<R> {
             let out = step.outputs.first().copied().flatten();
             match step.op.as_str() {
                 "LSTM" | "GRU" | "RNN" => first,
-                "Squeeze" | "Unsqueeze" | "Transpose" | "Reshape" | "Identity" => first && out.is_some_and(|o| self.feeds_recurrent(o)),
+                "Squeeze" | "Unsqueeze" | "Transpose" | "Reshape" | "Identity" => {
+                    first && out.is_some_and(|o| self.feeds_recurrent(o))
+                }
                 _ => false,
             }
         })
@@ -216,7 +221,10 @@ fn pick_rows<R: Real>() -> Run<R> {
         let mut out = Buf::stale(rows.len() * n);
         for (o, r) in out.chunks_exact_mut(n.max(1)).zip(rows.data()) {
             let at = *r as usize * n;
-            let row = x.data().get(at..at + n).ok_or_else(|| Error::failed(format!("the output has no row {r} for its target")))?;
+            let row = x
+                .data()
+                .get(at..at + n)
+                .ok_or_else(|| Error::failed(format!("the output has no row {r} for its target")))?;
             o.copy_from_slice(row);
         }
         let y = Tensor::new([rows.len(), n], out);

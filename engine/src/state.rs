@@ -73,7 +73,8 @@ pub fn save(trainer: &Trainer, path: &Path, key: &str) -> Result<()> {
 /// Fills a trainer that was made for the same recipe with a state.
 pub fn load(trainer: &mut Trainer, path: &Path, key: &str) -> Result<()> {
     let file = StFile::open(path)?;
-    let broken = |what: &str| Error::failed(format!("the state \"{}\" {what}; remove it and start anew", path.display()));
+    let broken =
+        |what: &str| Error::failed(format!("the state \"{}\" {what}; remove it and start anew", path.display()));
     let get = |name: &str| {
         let found = file.metadata().iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
         found.ok_or_else(|| broken(&format!("has no \"{name}\"")))

@@ -74,7 +74,12 @@ impl Objective {
 }
 
 /// Loss of a batch without gradients, and the output where `keep` asks for it.
-pub fn evaluate<R: Real>(program: &Program<R>, base: &Base<R>, objective: &Objective, batch: Batch<R>) -> Result<Tally> {
+pub fn evaluate<R: Real>(
+    program: &Program<R>,
+    base: &Base<R>,
+    objective: &Objective,
+    batch: Batch<R>,
+) -> Result<Tally> {
     let ready = objective.ready(batch)?;
     if ready.counted == 0 {
         return Ok(Tally::default());
@@ -145,11 +150,8 @@ pub fn gradients<R: Real>(
     labels: Labels,
 ) -> Result<Gradients<R>> {
     let rows = batch.first().map_or(0, |(_, v)| v.shape().first().copied().unwrap_or(0));
-    let ready = objective
-        .cuts(rows)
-        .iter()
-        .map(|range| objective.ready(slice(batch, range)?))
-        .collect::<Result<Vec<_>>>()?;
+    let ready =
+        objective.cuts(rows).iter().map(|range| objective.ready(slice(batch, range)?)).collect::<Result<Vec<_>>>()?;
     let total: u64 = ready.iter().map(|r| r.counted).sum();
     if total == 0 {
         return Ok(Gradients { params: vec![None; program.params.len()], tally: Tally::default() });

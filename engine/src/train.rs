@@ -152,7 +152,12 @@ impl Engine<'_> {
 
 impl<'e, 's> Trainer<'e, 's> {
     /// Plans the training; nothing has run yet.
-    pub fn new(engine: &'e Engine<'s>, weights: &dyn Weights, training: &Training, seed: u64) -> Result<Trainer<'e, 's>> {
+    pub fn new(
+        engine: &'e Engine<'s>,
+        weights: &dyn Weights,
+        training: &Training,
+        seed: u64,
+    ) -> Result<Trainer<'e, 's>> {
         let mut program = engine.plan()?;
         put_dropout(engine, &mut program, &training.dropout)?;
         if engine.objective.compact {
@@ -272,7 +277,11 @@ impl<'e, 's> Trainer<'e, 's> {
             sum.add(tally);
             watch.progress.advance(rows.len() as u64);
             let speed = sum.counted as f64 / start.elapsed().as_secs_f64().max(1e-9);
-            watch.progress.note(&format!("loss {:.3}, perplexity {:.3}, {speed:.0} tokens/s", sum.mean(), sum.perplexity()));
+            watch.progress.note(&format!(
+                "loss {:.3}, perplexity {:.3}, {speed:.0} tokens/s",
+                sum.mean(),
+                sum.perplexity()
+            ));
         }
         watch.progress.end();
         Ok(sum)
@@ -284,7 +293,15 @@ impl<'e, 's> Trainer<'e, 's> {
         let number = self.steps + 1;
         let noise = mix(mix(self.seed ^ 0x6e_6f69_7365) ^ number);
         let weights: Vec<Tensor<f32>> = self.parameters.iter().map(Parameter::weight).collect();
-        let got = gradients(&self.program, &weights, &self.carriers, &self.engine.objective, &batch, Some(noise), Labels::Given)?;
+        let got = gradients(
+            &self.program,
+            &weights,
+            &self.carriers,
+            &self.engine.objective,
+            &batch,
+            Some(noise),
+            Labels::Given,
+        )?;
         drop(weights);
         if got.tally.counted == 0 {
             return Ok(got.tally);
@@ -349,7 +366,11 @@ impl<'e, 's> Trainer<'e, 's> {
             Some(Decay::Linear) => 1.0 - along,
             Some(Decay::Cosine) => 0.5 * (1.0 + (std::f64::consts::PI * along).cos()),
         };
-        let warm = if self.training.warmup == 0 { 1.0 } else { ((self.steps + 1) as f64 / self.training.warmup as f64).min(1.0) };
+        let warm = if self.training.warmup == 0 {
+            1.0
+        } else {
+            ((self.steps + 1) as f64 / self.training.warmup as f64).min(1.0)
+        };
         rate * fall * warm
     }
 
@@ -381,7 +402,13 @@ fn put_dropout(engine: &Engine, program: &mut Program<f32>, dropout: &Dropout) -
     let sites = program.sites(&class);
     let rate_at = |labels: &[String], between: bool| match dropout {
         Dropout::None => 0.0,
-        Dropout::Everywhere(rate) => if between { *rate } else { 0.0 },
+        Dropout::Everywhere(rate) => {
+            if between {
+                *rate
+            } else {
+                0.0
+            }
+        }
         Dropout::ByName(list) => {
             let first = list.iter().find(|(pattern, _)| labels.iter().any(|l| glob::matches(pattern, l)));
             first.map_or(0.0, |(_, rate)| *rate)

@@ -173,7 +173,8 @@ fn repeated<R: Real>(v: &Value<R>, times: usize) -> Result<Value<R>> {
 
 /// Tokens as a sentence: joined by blanks, then by what the recipe's `join` says pieces are marked with.
 pub fn sentence(ids: &[i64], vocabulary: &[String], join: &str) -> String {
-    let words = ids.iter().map(|i| usize::try_from(*i).ok().and_then(|i| vocabulary.get(i)).map_or("<unk>", String::as_str));
+    let words =
+        ids.iter().map(|i| usize::try_from(*i).ok().and_then(|i| vocabulary.get(i)).map_or("<unk>", String::as_str));
     let text = words.collect::<Vec<_>>().join(" ");
     if join.is_empty() {
         return text;

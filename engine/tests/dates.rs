@@ -1,6 +1,8 @@
 //! The small model of examples/dates: metrics as its expected.json has them, retraining to the same bits with any number
 //! of threads and after an interruption, evidence, and sentences for bad input.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,7 +76,7 @@ impl Masks for Thirds {
         if name.contains("bias") {
             return Ok(None);
         }
-        let byte = |b: usize| (0..8).fold(0, |bits, i| bits | u8::from((b * 8 + i) % 3 != 0) << i);
+        let byte = |b: usize| (0..8).fold(0, |bits, i| bits | u8::from(!(b * 8 + i).is_multiple_of(3)) << i);
         Ok(Some((0..elements.div_ceil(8)).map(byte).collect()))
     }
 }
@@ -83,9 +85,10 @@ impl Masks for Thirds {
 fn metrics_are_the_expected_ones() {
     let source = source();
     let engine = Engine::open(&*source, &data(1)).unwrap();
-    for (split, expected) in
-        [(Split::Validation, [0.001_369_26, 0.999_272_7, 99.783_139]), (Split::Test, [0.003_376_6, 0.998_636_4, 99.583_22])]
-    {
+    for (split, expected) in [
+        (Split::Validation, [0.001_369_26, 0.999_272_7, 99.783_139]),
+        (Split::Test, [0.003_376_6, 0.998_636_4, 99.583_22]),
+    ] {
         let metrics = [Metric::Loss, Metric::Accuracy, Metric::Bleu];
         let got = engine.evaluate(&AsStored, split, &metrics, Watch::silent()).unwrap();
         for ((name, value), expected) in got.iter().zip(expected) {
@@ -271,19 +274,62 @@ fn bad_data_is_named() {
     let folder = tempfile::tempdir().unwrap();
     type Spoil = Box<dyn Fn(&str, &mut Vec<i64>, &mut Vec<u64>)>;
     let cases: Vec<(Spoil, &str)> = vec![
-        (Box::new(|n, ids, _| if n == "src" { ids[5] = 999 }), "index 999 lies outside 0…73"),
-        (Box::new(|n, ids, _| if n == "tgt_out" { ids[0] = 77 }), "target 77 is none of the output's 15 classes"),
-        (Box::new(|n, _, shape| if n == "src" { shape.clear() }), "has no tensor \"src\""),
+        (
+            Box::new(|n, ids, _| {
+                if n == "src" {
+                    ids[5] = 999
+                }
+            }),
+            "index 999 lies outside 0…73",
+        ),
+        (
+            Box::new(|n, ids, _| {
+                if n == "tgt_out" {
+                    ids[0] = 77
+                }
+            }),
+            "target 77 is none of the output's 15 classes",
+        ),
+        (
+            Box::new(|n, _, shape| {
+                if n == "src" {
+                    shape.clear()
+                }
+            }),
+            "has no tensor \"src\"",
+        ),
         (Box::new(|_, _, shape| shape[0] = 0), "has no examples"),
-        (Box::new(|n, _, shape| if n == "src" { shape[0] = 3 }), "examples of"),
-        (Box::new(|n, _, shape| if n == "tgt_in" { shape.push(1) }), "the graph expects [?×?]"),
-        (Box::new(|n, ids, _| if n == "tgt_out" { ids.fill(0) }), "no target that counts"),
+        (
+            Box::new(|n, _, shape| {
+                if n == "src" {
+                    shape[0] = 3
+                }
+            }),
+            "examples of",
+        ),
+        (
+            Box::new(|n, _, shape| {
+                if n == "tgt_in" {
+                    shape.push(1)
+                }
+            }),
+            "the graph expects [?×?]",
+        ),
+        (
+            Box::new(|n, ids, _| {
+                if n == "tgt_out" {
+                    ids.fill(0)
+                }
+            }),
+            "no target that counts",
+        ),
     ];
     for (spoil, text) in cases {
         let path = spoiled(folder.path(), spoil);
         let data = Data { validation: Some(path), ..data(1) };
-        let error = Engine::open(&*source, &data)
-            .and_then(|e| e.tally(&AsStored, Split::Validation, Watch { progress: &Silent, cancelled: &AtomicBool::new(false) }));
+        let error = Engine::open(&*source, &data).and_then(|e| {
+            e.tally(&AsStored, Split::Validation, Watch { progress: &Silent, cancelled: &AtomicBool::new(false) })
+        });
         let error = error.err().unwrap().to_string();
         assert!(error.contains(text), "{error}");
     }

@@ -1,5 +1,7 @@
 //! Gradients against finite differences, operator by operator, in f64.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::BTreeMap;
 
 use compress_engine::execute::Mode;
@@ -37,7 +39,10 @@ fn loss(program: &Program<f64>, values: &[Tensor<f64>]) -> f64 {
 }
 
 fn check(case: &Case) -> Result<f64, String> {
-    let mut graph = Graph::<f64> { outputs: case.node.outputs.iter().filter(|o| !o.is_empty()).cloned().collect(), ..Graph::default() };
+    let mut graph = Graph::<f64> {
+        outputs: case.node.outputs.iter().filter(|o| !o.is_empty()).cloned().collect(),
+        ..Graph::default()
+    };
     graph.constants = case.constants.iter().map(|(n, v)| (n.to_string(), v.clone())).collect();
     graph.nodes.push(case.node.clone());
     let weights: BTreeMap<String, (String, Vec<usize>)> =
@@ -50,7 +55,10 @@ fn check(case: &Case) -> Result<f64, String> {
         .map(|(k, p)| {
             let n: usize = p.shape.iter().product();
             let f = |i: usize| number((k * 10_000 + i) as u64 + 100);
-            Tensor::new(p.shape.clone(), (0..n).map(|i| if case.positive { f(i).abs() + 0.5 } else { f(i) }).collect::<Vec<_>>())
+            Tensor::new(
+                p.shape.clone(),
+                (0..n).map(|i| if case.positive { f(i).abs() + 0.5 } else { f(i) }).collect::<Vec<_>>(),
+            )
         })
         .collect();
     let carriers = program.carriers(|_| true).map_err(|e| e.to_string())?;
@@ -99,7 +107,10 @@ fn ints(shape: &[usize], v: &[i64]) -> Value<f64> {
 
 fn cases() -> Vec<Case> {
     let mut list = Vec::new();
-    let mut add = |node: Node<f64>, floats: &[(&'static str, &[usize])], constants: &[(&'static str, Value<f64>)], positive: bool| {
+    let mut add = |node: Node<f64>,
+                   floats: &[(&'static str, &[usize])],
+                   constants: &[(&'static str, Value<f64>)],
+                   positive: bool| {
         list.push(Case {
             node,
             floats: floats.iter().map(|(n, s)| (*n, s.to_vec())).collect(),
@@ -110,9 +121,34 @@ fn cases() -> Vec<Case> {
     let int = |v: i64| Attribute::<f64>::Int(v);
     let text = |v: &str| Attribute::<f64>::Text(v.into());
     for op in [
-        "Abs", "Neg", "Exp", "Reciprocal", "Tanh", "Sigmoid", "Relu", "Erf", "Sin", "Cos", "Softplus", "Softsign", "HardSwish", "Mish",
-        "Gelu", "LeakyRelu", "Elu", "Celu", "Selu", "HardSigmoid", "Identity", "Dropout", "Softmax", "LogSoftmax", "Flatten",
-        "GlobalAveragePool", "GlobalMaxPool", "Clip",
+        "Abs",
+        "Neg",
+        "Exp",
+        "Reciprocal",
+        "Tanh",
+        "Sigmoid",
+        "Relu",
+        "Erf",
+        "Sin",
+        "Cos",
+        "Softplus",
+        "Softsign",
+        "HardSwish",
+        "Mish",
+        "Gelu",
+        "LeakyRelu",
+        "Elu",
+        "Celu",
+        "Selu",
+        "HardSigmoid",
+        "Identity",
+        "Dropout",
+        "Softmax",
+        "LogSoftmax",
+        "Flatten",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "Clip",
     ] {
         add(Node::new(op, &["x"], &["y"]), &[("x", &[2, 3, 4])], &[], false);
     }
@@ -128,7 +164,17 @@ fn cases() -> Vec<Case> {
     }
     add(Node::new("Mul", &["a", "a"], &["y"]), &[("a", &[5])], &[], false);
     add(Node::new("Pow", &["a", "b"], &["y"]), &[("a", &[2, 3]), ("b", &[3])], &[], true);
-    for op in ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"] {
+    for op in [
+        "ReduceSum",
+        "ReduceMean",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceLogSumExp",
+    ] {
         let axes = [("axes", ints(&[2], &[0, 2]))];
         add(Node::new(op, &["x", "axes"], &["y"]).with("keepdims", int(0)), &[("x", &[2, 3, 4])], &axes, false);
     }
@@ -137,18 +183,33 @@ fn cases() -> Vec<Case> {
     add(Node::new("MatMul", &["a", "b"], &["y"]), &[("a", &[2, 1, 3, 4]), ("b", &[3, 4, 2])], &[], false);
     add(Node::new("MatMul", &["a", "b"], &["y"]), &[("a", &[4]), ("b", &[3, 4, 2])], &[], false);
     for (ta, tb) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-        let (a, b): (&[usize], &[usize]) = (if ta == 1 { &[4, 3] } else { &[3, 4] }, if tb == 1 { &[2, 4] } else { &[4, 2] });
+        let (a, b): (&[usize], &[usize]) =
+            (if ta == 1 { &[4, 3] } else { &[3, 4] }, if tb == 1 { &[2, 4] } else { &[4, 2] });
         let node = Node::new("Gemm", &["a", "b", "c"], &["y"]);
-        let node = node.with("transA", int(ta)).with("transB", int(tb)).with("alpha", Attribute::Float(0.5)).with("beta", Attribute::Float(2.0));
+        let node = node
+            .with("transA", int(ta))
+            .with("transB", int(tb))
+            .with("alpha", Attribute::Float(0.5))
+            .with("beta", Attribute::Float(2.0));
         add(node, &[("a", a), ("b", b), ("c", &[2])], &[], false);
     }
-    add(Node::new("Transpose", &["x"], &["y"]).with("perm", Attribute::Ints(vec![2, 0, 1])), &[("x", &[2, 3, 4])], &[], false);
+    add(
+        Node::new("Transpose", &["x"], &["y"]).with("perm", Attribute::Ints(vec![2, 0, 1])),
+        &[("x", &[2, 3, 4])],
+        &[],
+        false,
+    );
     add(Node::new("Reshape", &["x", "s"], &["y"]), &[("x", &[2, 6])], &[("s", ints(&[2], &[3, -1]))], false);
     add(Node::new("Squeeze", &["x"], &["y"]), &[("x", &[2, 1, 3])], &[], false);
     add(Node::new("Unsqueeze", &["x", "a"], &["y"]), &[("x", &[2, 3])], &[("a", ints(&[1], &[1]))], false);
     add(Node::new("Expand", &["x", "s"], &["y"]), &[("x", &[3, 1])], &[("s", ints(&[3], &[2, 3, 4]))], false);
     add(Node::new("Tile", &["x", "r"], &["y"]), &[("x", &[2, 3])], &[("r", ints(&[2], &[2, 3]))], false);
-    let slices = [("s", ints(&[2], &[3, 0])), ("e", ints(&[2], &[-9, 2])), ("a", ints(&[2], &[1, 0])), ("t", ints(&[2], &[-2, 1]))];
+    let slices = [
+        ("s", ints(&[2], &[3, 0])),
+        ("e", ints(&[2], &[-9, 2])),
+        ("a", ints(&[2], &[1, 0])),
+        ("t", ints(&[2], &[-2, 1])),
+    ];
     add(Node::new("Slice", &["x", "s", "e", "a", "t"], &["y"]), &[("x", &[3, 4])], &slices, false);
     add(Node::new("Concat", &["a", "b"], &["y"]).with("axis", int(1)), &[("a", &[2, 3]), ("b", &[2, 1])], &[], false);
     add(Node::new("Split", &["x"], &["y", "z"]).with("axis", int(1)), &[("x", &[2, 5])], &[], false);
@@ -159,36 +220,93 @@ fn cases() -> Vec<Case> {
     add(Node::new("Trilu", &["x"], &["y"]), &[("x", &[3, 4])], &[], false);
     add(Node::new("DepthToSpace", &["x"], &["y"]).with("blocksize", int(2)), &[("x", &[1, 8, 2, 2])], &[], false);
     let ids = ("i", ints(&[2, 3], &[0, 2, 2, -1, 1, 0]));
-    add(Node::new("Gather", &["x", "i"], &["y"]), &[("x", &[4, 3])], &[ids.clone()], false);
-    add(Node::new("Gather", &["x", "i"], &["y"]).with("axis", int(1)), &[("x", &[2, 3, 2])], &[ids.clone()], false);
-    add(Node::new("GatherElements", &["x", "i"], &["y"]), &[("x", &[3, 3])], &[ids.clone()], false);
+    add(Node::new("Gather", &["x", "i"], &["y"]), &[("x", &[4, 3])], std::slice::from_ref(&ids), false);
+    add(Node::new("Gather", &["x", "i"], &["y"]).with("axis", int(1)), &[("x", &[2, 3, 2])], std::slice::from_ref(&ids), false);
+    add(Node::new("GatherElements", &["x", "i"], &["y"]), &[("x", &[3, 3])], std::slice::from_ref(&ids), false);
     let tuples = ("i", ints(&[3, 2], &[0, 1, 2, 0, 0, 1]));
-    add(Node::new("GatherND", &["x", "i"], &["y"]), &[("x", &[3, 2, 2])], &[tuples.clone()], false);
+    add(Node::new("GatherND", &["x", "i"], &["y"]), &[("x", &[3, 2, 2])], std::slice::from_ref(&tuples), false);
     let pairs = ("i", ints(&[2, 2], &[0, 1, 2, 0]));
-    add(Node::new("ScatterND", &["x", "i", "u"], &["y"]), &[("x", &[3, 2, 2]), ("u", &[2, 2])], &[pairs.clone()], false);
-    add(Node::new("ScatterND", &["x", "i", "u"], &["y"]).with("reduction", text("add")), &[("x", &[3, 2, 2]), ("u", &[3, 2])], &[tuples], false);
+    add(
+        Node::new("ScatterND", &["x", "i", "u"], &["y"]),
+        &[("x", &[3, 2, 2]), ("u", &[2, 2])],
+        std::slice::from_ref(&pairs),
+        false,
+    );
+    add(
+        Node::new("ScatterND", &["x", "i", "u"], &["y"]).with("reduction", text("add")),
+        &[("x", &[3, 2, 2]), ("u", &[3, 2])],
+        &[tuples],
+        false,
+    );
     let one = ("i", ints(&[1, 3], &[1, 0, 2]));
     add(Node::new("ScatterElements", &["x", "i", "u"], &["y"]), &[("x", &[3, 3]), ("u", &[1, 3])], &[one], false);
     add(Node::new("TopK", &["x", "k"], &["y", "i"]), &[("x", &[2, 4])], &[("k", ints(&[1], &[2]))], false);
-    add(Node::new("CumSum", &["x", "a"], &["y"]).with("exclusive", int(1)), &[("x", &[2, 4])], &[("a", ints(&[], &[1]))], false);
+    add(
+        Node::new("CumSum", &["x", "a"], &["y"]).with("exclusive", int(1)),
+        &[("x", &[2, 4])],
+        &[("a", ints(&[], &[1]))],
+        false,
+    );
     let cond = ("c", Value::Bool(Tensor::new([3], vec![true, false, true])));
     add(Node::new("Where", &["c", "a", "b"], &["y"]), &[("a", &[2, 3]), ("b", &[1])], &[cond], false);
     add(Node::new("Cast", &["x"], &["y"]).with("to", int(11)), &[("x", &[3])], &[], false);
     add(Node::new("CastLike", &["x", "z"], &["y"]), &[("x", &[3])], &[("z", Value::Float(Tensor::scalar(0.0)))], false);
-    add(Node::new("LayerNormalization", &["x", "s", "b"], &["y"]), &[("x", &[2, 3, 5]), ("s", &[5]), ("b", &[5])], &[], false);
-    add(Node::new("LayerNormalization", &["x", "s"], &["y"]).with("axis", int(1)), &[("x", &[2, 3, 2]), ("s", &[3, 2])], &[], false);
+    add(
+        Node::new("LayerNormalization", &["x", "s", "b"], &["y"]),
+        &[("x", &[2, 3, 5]), ("s", &[5]), ("b", &[5])],
+        &[],
+        false,
+    );
+    add(
+        Node::new("LayerNormalization", &["x", "s"], &["y"]).with("axis", int(1)),
+        &[("x", &[2, 3, 2]), ("s", &[3, 2])],
+        &[],
+        false,
+    );
     add(Node::new("RMSNormalization", &["x", "s"], &["y"]), &[("x", &[2, 3, 5]), ("s", &[5])], &[], false);
-    add(Node::new("InstanceNormalization", &["x", "s", "b"], &["y"]), &[("x", &[2, 3, 5]), ("s", &[3]), ("b", &[3])], &[], false);
-    add(Node::new("GroupNormalization", &["x", "s", "b"], &["y"]).with("num_groups", int(2)), &[("x", &[2, 4, 3]), ("s", &[2]), ("b", &[2])], &[], false);
-    let stats = |n: usize, v: f64| Value::Float(Tensor::new([n], (0..n).map(|i| v + i as f64 * 0.3).collect::<Vec<_>>()));
-    add(Node::new("BatchNormalization", &["x", "s", "b", "m", "v"], &["y"]), &[("x", &[2, 3, 4]), ("s", &[3]), ("b", &[3])], &[("m", stats(3, 0.1)), ("v", stats(3, 0.5))], false);
-    let spatial = |n: Node<f64>| n.with("pads", Attribute::Ints(vec![1, 0, 1, 1])).with("strides", Attribute::Ints(vec![2, 1]));
-    add(spatial(Node::new("Conv", &["x", "w", "b"], &["y"])), &[("x", &[2, 3, 5, 4]), ("w", &[4, 3, 3, 2]), ("b", &[4])], &[], false);
-    add(Node::new("Conv", &["x", "w"], &["y"]).with("group", int(2)).with("dilations", Attribute::Ints(vec![2])), &[("x", &[2, 4, 7]), ("w", &[6, 2, 3])], &[], false);
+    add(
+        Node::new("InstanceNormalization", &["x", "s", "b"], &["y"]),
+        &[("x", &[2, 3, 5]), ("s", &[3]), ("b", &[3])],
+        &[],
+        false,
+    );
+    add(
+        Node::new("GroupNormalization", &["x", "s", "b"], &["y"]).with("num_groups", int(2)),
+        &[("x", &[2, 4, 3]), ("s", &[2]), ("b", &[2])],
+        &[],
+        false,
+    );
+    let stats =
+        |n: usize, v: f64| Value::Float(Tensor::new([n], (0..n).map(|i| v + i as f64 * 0.3).collect::<Vec<_>>()));
+    add(
+        Node::new("BatchNormalization", &["x", "s", "b", "m", "v"], &["y"]),
+        &[("x", &[2, 3, 4]), ("s", &[3]), ("b", &[3])],
+        &[("m", stats(3, 0.1)), ("v", stats(3, 0.5))],
+        false,
+    );
+    let spatial =
+        |n: Node<f64>| n.with("pads", Attribute::Ints(vec![1, 0, 1, 1])).with("strides", Attribute::Ints(vec![2, 1]));
+    add(
+        spatial(Node::new("Conv", &["x", "w", "b"], &["y"])),
+        &[("x", &[2, 3, 5, 4]), ("w", &[4, 3, 3, 2]), ("b", &[4])],
+        &[],
+        false,
+    );
+    add(
+        Node::new("Conv", &["x", "w"], &["y"]).with("group", int(2)).with("dilations", Attribute::Ints(vec![2])),
+        &[("x", &[2, 4, 7]), ("w", &[6, 2, 3])],
+        &[],
+        false,
+    );
     let kernel = |n: Node<f64>| spatial(n).with("kernel_shape", Attribute::Ints(vec![3, 2]));
     add(kernel(Node::new("MaxPool", &["x"], &["y"])), &[("x", &[1, 2, 5, 4])], &[], false);
     add(kernel(Node::new("AveragePool", &["x"], &["y"])), &[("x", &[1, 2, 5, 4])], &[], false);
-    add(kernel(Node::new("AveragePool", &["x"], &["y"])).with("count_include_pad", int(1)), &[("x", &[1, 2, 5, 4])], &[], false);
+    add(
+        kernel(Node::new("AveragePool", &["x"], &["y"])).with("count_include_pad", int(1)),
+        &[("x", &[1, 2, 5, 4])],
+        &[],
+        false,
+    );
     for direction in ["forward", "reverse", "bidirectional"] {
         for layout in [0i64, 1] {
             for lengths in [false, true] {
@@ -209,11 +327,15 @@ fn recurrent(add: &mut Add, direction: &str, layout: i64, lengths: bool) {
     let constants = if lengths { vec![("l", ints(&[2], &[2, 3]))] } else { vec![] };
     let l = if lengths { "l" } else { "" };
     let set = |n: Node<f64>| {
-        n.with("direction", Attribute::Text(direction.into())).with("layout", Attribute::Int(layout)).with("hidden_size", Attribute::Int(h as i64))
+        n.with("direction", Attribute::Text(direction.into()))
+            .with("layout", Attribute::Int(layout))
+            .with("hidden_size", Attribute::Int(h as i64))
     };
-    let (w4, r4, b8, p): (Vec<usize>, Vec<usize>, Vec<usize>, Vec<usize>) = (vec![d, 4 * h, i], vec![d, 4 * h, h], vec![d, 8 * h], vec![d, 3 * h]);
+    let (w4, r4, b8, p): (Vec<usize>, Vec<usize>, Vec<usize>, Vec<usize>) =
+        (vec![d, 4 * h, i], vec![d, 4 * h, h], vec![d, 8 * h], vec![d, 3 * h]);
     let lstm = |n: Node<f64>| set(n);
-    let base: Vec<(&'static str, &[usize])> = vec![("x", &x), ("w", &w4), ("r", &r4), ("b", &b8), ("h", &state), ("c", &state)];
+    let base: Vec<(&'static str, &[usize])> =
+        vec![("x", &x), ("w", &w4), ("r", &r4), ("b", &b8), ("h", &state), ("c", &state)];
     add(lstm(Node::new("LSTM", &["x", "w", "r", "b", l, "h", "c"], &["y", "yh", "yc"])), &base, &constants, false);
     let mut peep = base.clone();
     peep.push(("p", &p));
@@ -228,7 +350,8 @@ fn recurrent(add: &mut Add, direction: &str, layout: i64, lengths: bool) {
     let (w3, r3, b6) = (vec![d, 3 * h, i], vec![d, 3 * h, h], vec![d, 6 * h]);
     let gru: Vec<(&'static str, &[usize])> = vec![("x", &x), ("w", &w3), ("r", &r3), ("b", &b6), ("h", &state)];
     for linear in [0, 1] {
-        let node = set(Node::new("GRU", &["x", "w", "r", "b", l, "h"], &["y", "yh"])).with("linear_before_reset", Attribute::Int(linear));
+        let node = set(Node::new("GRU", &["x", "w", "r", "b", l, "h"], &["y", "yh"]))
+            .with("linear_before_reset", Attribute::Int(linear));
         add(node, &gru, &constants, false);
     }
     let (w1, r1, b2) = (vec![d, h, i], vec![d, h, h], vec![d, 2 * h]);
@@ -242,7 +365,12 @@ fn every_operator_agrees_with_finite_differences() {
     let mut tested = std::collections::BTreeSet::new();
     for case in cases() {
         let words: Vec<String> = case.node.attributes.iter().map(|(n, v)| format!("{n}={v:?}")).collect();
-        let name = format!("{} {} {:?}", case.node.op, words.join(" "), case.constants.iter().map(|c| c.0).collect::<Vec<_>>());
+        let name = format!(
+            "{} {} {:?}",
+            case.node.op,
+            words.join(" "),
+            case.constants.iter().map(|c| c.0).collect::<Vec<_>>()
+        );
         match check(&case) {
             Ok(e) if e < 1e-7 => {
                 tested.insert(case.node.op.clone());
@@ -251,7 +379,8 @@ fn every_operator_agrees_with_finite_differences() {
             Err(e) => wrong.push(format!("{name}: {e}")),
         }
     }
-    let missing: Vec<_> = supported().into_iter().filter(|(n, g)| *g == Gradient::Yes && !tested.contains(*n)).collect();
+    let missing: Vec<_> =
+        supported().into_iter().filter(|(n, g)| *g == Gradient::Yes && !tested.contains(*n)).collect();
     eprintln!("carry gradients without a case: {missing:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -1,5 +1,7 @@
 //! The translation model of ../shared/nmt: its figures by PyTorch. Skipped where the folder is absent.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -79,7 +81,8 @@ fn trimming_moves_the_perplexity_in_the_third_digit() {
 #[test]
 fn gradients_of_the_whole_model_are_those_of_pytorch() {
     let Some(folder) = nmt() else { return };
-    let file = std::env::var_os("COMPRESS_NMT_GRADIENTS").map_or_else(|| "/tmp/nmt-grad.safetensors".into(), PathBuf::from);
+    let file =
+        std::env::var_os("COMPRESS_NMT_GRADIENTS").map_or_else(|| "/tmp/nmt-grad.safetensors".into(), PathBuf::from);
     if !file.exists() {
         eprintln!("skipped: no file {}", file.display());
         return;

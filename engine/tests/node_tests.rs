@@ -1,6 +1,8 @@
 //! The ONNX project's own node tests, for every operator that the engine claims. `node_tests.py FOLDER` exports them;
 //! the folder is `COMPRESS_NODE_TESTS`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -52,9 +54,11 @@ fn equal(a: &Value<f64>, b: &Value<f64>, half: bool) -> bool {
         return false;
     }
     match (a, b) {
-        (Value::Float(x), Value::Float(y)) => x.data().iter().zip(y.data()).all(|(x, y)| {
-            x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= atol + rtol * x.abs()
-        }),
+        (Value::Float(x), Value::Float(y)) => x
+            .data()
+            .iter()
+            .zip(y.data())
+            .all(|(x, y)| x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= atol + rtol * x.abs()),
         (Value::Int(x, _), Value::Int(y, _)) => x.data() == y.data(),
         (Value::Bool(x), Value::Bool(y)) => x.data() == y.data(),
         _ => false,
@@ -62,7 +66,11 @@ fn equal(a: &Value<f64>, b: &Value<f64>, half: bool) -> bool {
 }
 
 fn operators(graph: &Graph<f64>) -> BTreeSet<String> {
-    graph.nodes.iter().map(|n| if n.domain.is_empty() { n.op.clone() } else { format!("{}::{}", n.domain, n.op) }).collect()
+    graph
+        .nodes
+        .iter()
+        .map(|n| if n.domain.is_empty() { n.op.clone() } else { format!("{}::{}", n.domain, n.op) })
+        .collect()
 }
 
 #[test]
@@ -73,7 +81,8 @@ fn every_claimed_operator_passes_the_node_tests() {
         return;
     };
     let claimed: BTreeSet<&str> = supported().into_iter().map(|(n, _)| n).collect();
-    let mut paths: Vec<PathBuf> = list.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "onnx")).collect();
+    let mut paths: Vec<PathBuf> =
+        list.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "onnx")).collect();
     paths.sort();
     let (mut passed, mut wrong, mut tested) = (0, Vec::new(), BTreeSet::new());
     for path in &paths {
@@ -97,7 +106,11 @@ fn every_claimed_operator_passes_the_node_tests() {
                 passed += 1;
                 tested.extend(ops);
             }
-            Ok(got) => wrong.push(format!("{name}: wrong values {:?} / {:?}", expected.iter().map(|e| e.1.describe()).collect::<Vec<_>>(), got.iter().map(Value::describe).collect::<Vec<_>>())),
+            Ok(got) => wrong.push(format!(
+                "{name}: wrong values {:?} / {:?}",
+                expected.iter().map(|e| e.1.describe()).collect::<Vec<_>>(),
+                got.iter().map(Value::describe).collect::<Vec<_>>()
+            )),
             Err(e) if REFUSED.iter().any(|(n, _)| name.starts_with(n)) => eprintln!("refused: {name}: {e}"),
             Err(e) => wrong.push(format!("{name}: {e}")),
         }

@@ -78,7 +78,10 @@ impl<R: Real> Out<R> {
     }
 
     /// One output whose gradient goes back by `back`.
-    pub fn with(v: Tensor<R>, back: impl FnOnce(Tensor<R>) -> Result<Grads<R>> + Send + Sync + 'static) -> Result<Out<R>> {
+    pub fn with(
+        v: Tensor<R>,
+        back: impl FnOnce(Tensor<R>) -> Result<Grads<R>> + Send + Sync + 'static,
+    ) -> Result<Out<R>> {
         let back: Back<R> = Box::new(move |grads| match grads.into_iter().next().flatten() {
             Some(g) => back(g),
             None => Ok(Vec::new()),
@@ -91,11 +94,6 @@ impl<R: Real> Out<R> {
 pub struct Inputs<R: Real>(pub Vec<Option<Value<R>>>);
 
 impl<R: Real> Inputs<R> {
-    /// Number of inputs named.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// Whether input `i` is there.
     pub fn has(&self, i: usize) -> bool {
         self.0.get(i).is_some_and(Option::is_some)
