@@ -337,3 +337,51 @@ fn bad_data_is_named() {
     let error = Engine::open(&*source, &wrong).err().unwrap().to_string();
     assert!(error.contains("did you mean \"logits\""), "{error}");
 }
+
+fn tensor(file: &StFile, name: &str) -> Vec<f64> {
+    let entry = file.entry(name).unwrap_or_else(|| panic!("{name} is missing"));
+    let mut bytes = vec![0; entry.bytes() as usize];
+    file.read_at(entry, 0, &mut bytes).unwrap();
+    bytes.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
+}
+
+/// examples/pytorch/dates_evidence.py writes the same evidence by PyTorch; the file is `COMPRESS_TORCH_EVIDENCE`.
+#[test]
+fn evidence_agrees_with_pytorch() {
+    let path = std::env::var_os("COMPRESS_TORCH_EVIDENCE");
+    let path = path.map_or_else(|| "/tmp/dates-evidence.safetensors".into(), PathBuf::from);
+    if !path.exists() {
+        eprintln!("skipped: no file {}", path.display());
+        return;
+    }
+    let torch = StFile::open(&path).unwrap();
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("ours.safetensors");
+    let measure = |kinds: &[EvidenceKind], seed| {
+        let options = MeasureOptions { examples: 40, batch: 1, seed };
+        engine.measure(&AsStored, kinds, options, &out, Watch::silent()).unwrap();
+        StFile::open(&out).unwrap()
+    };
+    let ours = measure(&[EvidenceKind::Gram, EvidenceKind::FisherDiag], 1);
+    let distance = |a: &[f64], b: &[f64]| {
+        let (d, n) = a.iter().zip(b).fold((0.0, 0.0), |(d, n), (a, b)| (d + (a - b) * (a - b), n + b * b));
+        (d / n).sqrt()
+    };
+    for name in ["src_embed.weight", "tgt_embed.weight", "attn_combine.bias", "softmax.bias"] {
+        let name = format!("{name}.fisher_diag");
+        let d = distance(&tensor(&ours, &name), &tensor(&torch, &name));
+        assert!(d < 1e-3, "{name} {d}");
+    }
+    for name in ["attn", "attn_combine", "softmax"] {
+        let expected = tensor(&torch, &format!("{name}.weight.gram"));
+        let grams = ours.entries().iter().filter(|e| e.name.ends_with(".gram") && e.elements == expected.len() as u64);
+        let nearest = grams.map(|e| distance(&tensor(&ours, &e.name), &expected)).fold(f64::MAX, f64::min);
+        assert!(nearest < 1e-4, "{name} {nearest}");
+    }
+    // drawn labels differ, so only the expectation can agree: the mean over seeds of the diagonal's sum
+    let sum = |f: &StFile| tensor(f, "softmax.bias.hessian_diag").iter().sum::<f64>();
+    let mean = (0..20).map(|seed| sum(&measure(&[EvidenceKind::HessianDiag], seed))).sum::<f64>() / 20.0;
+    eprintln!("sum of softmax.bias.hessian_diag: {mean:.3e}, one draw by PyTorch {:.3e}", sum(&torch));
+}
