@@ -209,7 +209,7 @@ impl<'s> Engine<'s> {
     }
 
     /// A weight as the file has it.
-    pub(crate) fn stored(&self, name: &str) -> Result<Vec<f32>> {
+    pub fn stored(&self, name: &str) -> Result<Vec<f32>> {
         let weight = self
             .weights
             .iter()

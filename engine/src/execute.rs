@@ -120,6 +120,11 @@ impl<R: Real> Program<R> {
                 }
                 return Err(Error::failed(format!("input \"{}\" of the graph is missing in the data", input.name)));
             };
+            // integers are widened to what the graph computes with: images as bytes
+            let value = match value {
+                Value::Int(t, _) if input.kind == "float" => &Value::Float(t.map(|v| R::of(v as f64))),
+                v => v,
+            };
             let shape = value.shape();
             let fits = input.dims.as_ref().is_none_or(|dims| {
                 dims.len() == shape.len() && dims.iter().zip(shape).all(|(d, n)| d.is_none_or(|d| d == *n))

@@ -221,7 +221,12 @@ fn cases() -> Vec<Case> {
     add(Node::new("DepthToSpace", &["x"], &["y"]).with("blocksize", int(2)), &[("x", &[1, 8, 2, 2])], &[], false);
     let ids = ("i", ints(&[2, 3], &[0, 2, 2, -1, 1, 0]));
     add(Node::new("Gather", &["x", "i"], &["y"]), &[("x", &[4, 3])], std::slice::from_ref(&ids), false);
-    add(Node::new("Gather", &["x", "i"], &["y"]).with("axis", int(1)), &[("x", &[2, 3, 2])], std::slice::from_ref(&ids), false);
+    add(
+        Node::new("Gather", &["x", "i"], &["y"]).with("axis", int(1)),
+        &[("x", &[2, 3, 2])],
+        std::slice::from_ref(&ids),
+        false,
+    );
     add(Node::new("GatherElements", &["x", "i"], &["y"]), &[("x", &[3, 3])], std::slice::from_ref(&ids), false);
     let tuples = ("i", ints(&[3, 2], &[0, 1, 2, 0, 0, 1]));
     add(Node::new("GatherND", &["x", "i"], &["y"]), &[("x", &[3, 2, 2])], std::slice::from_ref(&tuples), false);
