@@ -12,7 +12,7 @@
 //! | [`Mask`](PackedLayout::Mask) | `values`, `mask` | U8 [ceil(n/8)]: bit i mod 8 (lowest first) of byte i/8 is 1 where element i is kept; spare bits are 0. `count` = number of ones; the kept elements take the values in order, all others are +0.0 |
 //! | [`Deltas`](PackedLayout::Deltas) | `values`, `deltas` | U8 [count]: entry k lies at position Σ_{j≤k} deltas[j] − 1; deltas are 1…255, so positions rise. A gap over 255 has filler entries: delta 255, value zero. Elements without an entry are +0.0. `count` = entries, fillers among them |
 //! | [`Factored`](PackedLayout::Factored) | `u`, `v` | W = U·V as [rows, cols], rows · cols = n; `u` codes U [rows, rank], `v` codes V [rank, cols], both row-major |
-//! | [`Hashed`](PackedLayout::Hashed) | `values`, `hash` | `hash` is I64 [4], see below; `count` = K buckets b, element i is ± a bucket |
+//! | [`Hashed`](PackedLayout::Hashed) | `values`, `hash` | `hash` is I64 [5] = c₀ … c₃, K, see below; `count` = K buckets b (1 … 2³⁰), element i is ± a bucket |
 //!
 //! A kept value is any whose bits are not those of +0.0, so −0.0 and NaN are kept, bit for bit.
 //!
@@ -27,7 +27,8 @@
 //! | [`Int8`](ValueCoding::Int8) | I8, −127…127 | `scale`: F32 | q · scale in f32, then rounded to the tensor's type |
 //! | [`Codebook(b)`](ValueCoding::Codebook) | U8 [ceil(count·b/8)]: index k is bits k·b … k·b+b−1 of the stream, lowest bit of the lowest byte first; spare bits 0 | `codebook`: the tensor's type [2^b] | codebook[index k] |
 //!
-//! Shapes: the array of `values` is [count], of `u` [rows, rank], of `v` [rank, cols] (packed indices are 1-D always).
+//! Shapes: the array of `values` is [count], of `u` [rows, rank], of `v` [rank, cols]. Packed indices of `u`
+//! and `v` begin a new byte in each row: U8 [rows, ceil(rank·b/8)] and U8 [rank, ceil(cols·b/8)].
 //! `scale` of dense, mask and deltas has the tensor's rank and is broadcast over the *tensor*, not over the values: all
 //! dimensions are 1 (one scale), or all but one, which is the tensor's (a scale a row or a column). So value k at
 //! element i is multiplied by the scale of element i, and a decoder may first put the q's in place and then multiply the
@@ -37,7 +38,7 @@
 //!
 //! # Hash
 //!
-//! With c = `hash` (each 0 ≤ c < p = 2³¹ − 1) and x = i mod p for the flat element i, in int64:
+//! With c the first four of `hash` (each 0 ≤ c < p = 2³¹ − 1) and x = i mod p for the flat element i, in int64:
 //!
 //! ```text
 //! t = (c[0]·x + c[1]) mod p;  t = (t·x + c[2]) mod p;  t = (t·x + c[3]) mod p        (no product exceeds 2⁶²)
@@ -49,11 +50,23 @@
 //!
 //! # Sums
 //!
-//! One term of dense, mask or deltas, or of hashed, decodes as above. Factored terms and sums of several terms are
+//! One term of dense, mask or deltas decodes as above. Hashed and factored terms and sums of several terms are
 //! computed in f32 (Σ over the rank in rising order, terms in order), then rounded once to the tensor's type; another
 //! order of summation differs in the last bits. A tensor with no element has one dense term with empty values.
 
+pub mod codebook;
+pub mod coding;
+pub mod decode;
+pub mod fit;
 pub mod hash;
 pub mod outline;
+pub mod pack;
+pub mod survey;
+pub mod terms;
 
+pub use coding::Fitted;
+pub use decode::{Decoder, ReadAt};
 pub use outline::{Outline, PackedLayout, PieceOutline, TermOutline, ValueCoding};
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        OpenOptions { follow_links: false, max_expand: 4096 }
+        OpenOptions { follow_links: false, max_expand: crate::encode::pack::MAX_EXPAND }
     }
 }
 

@@ -1,0 +1,180 @@
+//! Where in a mask or in deltas an element's value is: counts at intervals, made in one pass that also checks them.
+
+use super::ReadAt;
+use crate::error::{Error, Result};
+
+/// Elements between two counts of a mask.
+const MASK_STEP: u64 = 1 << 16;
+/// Entries between two positions of deltas.
+const DELTA_STEP: u64 = 1 << 10;
+/// Bytes that are read at once.
+const READ: usize = 1 << 18;
+
+/// Counts at intervals.
+pub struct Index {
+    /// Mask: kept elements before each step of elements. Deltas: position after the entries before each step of entries.
+    before: Vec<u64>,
+    count: u64,
+    elements: u64,
+}
+
+impl Index {
+    /// Values that there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Counts a mask; spare bits must be 0.
+    pub fn of_mask(mask: &dyn ReadAt, elements: u64) -> Result<Index> {
+        let mut index = Index { before: Vec::new(), count: 0, elements };
+        let total = elements.div_ceil(8);
+        let (mut at, mut buffer) = (0, vec![0; READ.min(total as usize)]);
+        while at < total {
+            let n = (total - at).min(READ as u64) as usize;
+            let bytes = &mut buffer[..n];
+            mask.read_at(at, bytes)?;
+            if at + n as u64 == total && elements % 8 != 0 && bytes[n - 1] >> (elements % 8) != 0 {
+                return Err(Error::failed(format!("its mask has bits beyond its {elements} elements")));
+            }
+            for run in bytes.chunks((MASK_STEP / 8) as usize) {
+                index.before.push(index.count);
+                index.count += ones(run);
+            }
+            at += n as u64;
+        }
+        Ok(index)
+    }
+
+    /// Adds deltas up; each must be at least 1, and the last position within the tensor.
+    pub fn of_deltas(deltas: &dyn ReadAt, count: u64, elements: u64) -> Result<Index> {
+        let mut index = Index { before: Vec::new(), count, elements };
+        let (mut at, mut position, mut buffer) = (0, 0u64, vec![0; READ.min(count as usize)]);
+        while at < count {
+            let n = (count - at).min(READ as u64) as usize;
+            deltas.read_at(at, &mut buffer[..n])?;
+            for run in buffer[..n].chunks(DELTA_STEP as usize) {
+                index.before.push(position);
+                position += run.iter().map(|d| u64::from(*d)).sum::<u64>();
+                if run.contains(&0) {
+                    return Err(Error::failed(format!("one of its deltas {at} … {} is 0", at + n as u64)));
+                }
+            }
+            at += n as u64;
+        }
+        if position > elements {
+            return Err(Error::failed(format!("its deltas lead to element {}, of {elements}", position - 1)));
+        }
+        Ok(index)
+    }
+
+    /// The bits of a run of elements (bit 0 = the first), the number of the first value, and how many there are.
+    pub fn mask_run(&self, mask: &dyn ReadAt, first: u64, n: usize) -> Result<(Vec<u8>, u64, usize)> {
+        if n == 0 {
+            return Ok((Vec::new(), 0, 0));
+        }
+        let step = first / MASK_STEP;
+        let from = step * MASK_STEP / 8;
+        let upto = (first + n as u64).div_ceil(8);
+        let mut bytes = vec![0; (upto - from) as usize];
+        mask.read_at(from, &mut bytes)?;
+        let skip = first - from * 8;
+        let whole = (skip / 8) as usize;
+        let before = ones(&bytes[..whole]) + u64::from((bytes[whole] & ((1u16 << (skip % 8)) - 1) as u8).count_ones());
+        bytes.drain(..whole);
+        let shift = skip % 8;
+        if shift > 0 {
+            for i in 0..bytes.len() {
+                let high = bytes.get(i + 1).map_or(0, |b| b << (8 - shift));
+                bytes[i] = bytes[i] >> shift | high;
+            }
+        }
+        bytes.truncate(n.div_ceil(8));
+        if n % 8 != 0 {
+            bytes[n / 8] &= (1 << (n % 8)) - 1;
+        }
+        let count = ones(&bytes) as usize;
+        Ok((bytes, self.before[step as usize] + before, count))
+    }
+
+    /// The places of kept elements in a run, and the number of the first value.
+    pub fn mask_places(&self, mask: &dyn ReadAt, first: u64, n: usize) -> Result<(Vec<u32>, u64)> {
+        let (bits, k0, count) = self.mask_run(mask, first, n)?;
+        let mut places = Vec::with_capacity(count);
+        for (i, byte) in bits.iter().enumerate() {
+            let mut left = *byte;
+            while left != 0 {
+                places.push((i * 8) as u32 + left.trailing_zeros());
+                left &= left - 1;
+            }
+        }
+        Ok((places, k0))
+    }
+
+    /// The places of entries in a run, and the number of the first one.
+    pub fn delta_places(&self, deltas: &dyn ReadAt, first: u64, n: usize) -> Result<(Vec<u32>, u64)> {
+        // An entry of a step lies at a position of at least the step's start: the step before the first beyond `first`.
+        let step = self.before.partition_point(|p| *p <= first).saturating_sub(1) as u64;
+        let end = (first + n as u64).min(self.elements);
+        let (mut at, mut after) = (step * DELTA_STEP, self.before.get(step as usize).copied().unwrap_or(0));
+        let (mut places, mut k0) = (Vec::new(), None);
+        let mut buffer = [0; DELTA_STEP as usize];
+        while at < self.count {
+            let bytes = &mut buffer[..(self.count - at).min(DELTA_STEP) as usize];
+            deltas.read_at(at, bytes)?;
+            for (i, d) in bytes.iter().enumerate() {
+                after += u64::from(*d);
+                if after > end {
+                    return Ok((places, k0.unwrap_or(0)));
+                }
+                if after > first {
+                    k0.get_or_insert(at + i as u64);
+                    places.push((after - 1 - first) as u32);
+                }
+            }
+            at += bytes.len() as u64;
+        }
+        Ok((places, k0.unwrap_or(0)))
+    }
+}
+
+fn ones(bytes: &[u8]) -> u64 {
+    crate::simd::wide(|| {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let whole: u64 = words.iter().map(|w| u64::from(u64::from_le_bytes(*w).count_ones())).sum();
+        whole + rest.iter().map(|b| u64::from(b.count_ones())).sum::<u64>()
+    })
+}
+
+/// Puts values where the bits are 1 and zeros elsewhere. `values` has one element more than there are ones.
+pub fn expand<const W: usize>(bits: &[u8], values: &[u8], out: &mut [u8]) -> Result<()> {
+    let values = values.as_chunks::<W>().0;
+    let mut k = 0;
+    for (byte, run) in bits.iter().zip(out.as_chunks_mut::<W>().0.chunks_mut(8)) {
+        let left = &values[k..];
+        if *byte == 0 {
+            run.fill([0; W]);
+            continue;
+        }
+        let mut j = 0;
+        for (i, o) in run.iter_mut().enumerate() {
+            let bit = byte >> i & 1;
+            *o = if bit == 1 { left[j] } else { [0; W] };
+            j += usize::from(bit);
+        }
+        k += j;
+    }
+    Ok(())
+}
+
+/// Puts elements of `width` bytes at places.
+pub fn scatter(width: usize, places: &[u32], values: &[u8], out: &mut [u8]) {
+    fn each<const W: usize>(places: &[u32], values: &[u8], out: &mut [u8]) {
+        let out = out.as_chunks_mut::<W>().0;
+        places.iter().zip(values.as_chunks::<W>().0).for_each(|(p, v)| out[*p as usize] = *v);
+    }
+    match width {
+        2 => each::<2>(places, values, out),
+        4 => each::<4>(places, values, out),
+        _ => each::<8>(places, values, out),
+    }
+}

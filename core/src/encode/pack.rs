@@ -1,0 +1,370 @@
+//! A tensor as pieces, produced block by block from its dense bytes.
+
+use rayon::prelude::*;
+
+use super::coding::{Fitted, put_bits};
+use super::outline::{Outline, PackedLayout, PieceOutline, TermOutline, u8_type};
+use super::survey::{Dense, Survey, mask_bits};
+use crate::convert::to_f32;
+use crate::error::{Error, Result};
+use crate::format::{Blocks, Packed, PackedTerm, Piece};
+
+/// How a tensor is to be packed.
+pub struct Packing<'a> {
+    /// Its bytes, as they are after the coding's rounding.
+    pub dense: &'a dyn Dense,
+    /// Counts of these bytes.
+    pub survey: &'a Survey,
+    /// Dense, mask or deltas.
+    pub layout: PackedLayout,
+    /// The coding.
+    pub fitted: &'a Fitted,
+}
+
+/// The outline of a tensor under a layout (dense, mask or deltas) and a coding.
+pub fn outline(
+    dtype: &crate::tensor::Dtype,
+    shape: &[u64],
+    survey: &Survey,
+    layout: PackedLayout,
+    fitted: &Fitted,
+) -> Outline {
+    let elements: u64 = shape.iter().product();
+    let count = match layout {
+        PackedLayout::Mask => survey.kept(),
+        PackedLayout::Deltas => survey.entries(),
+        _ => elements,
+    };
+    let mut pieces = fitted.outlines(dtype, count);
+    match layout {
+        PackedLayout::Mask => pieces.push(PieceOutline::new("mask", u8_type(), vec![elements.div_ceil(8)])),
+        PackedLayout::Deltas => pieces.push(PieceOutline::new("deltas", u8_type(), vec![count])),
+        _ => {}
+    }
+    let terms = vec![TermOutline { layout, values: fitted.coding(), pieces }];
+    Outline { dtype: dtype.clone(), shape: shape.to_vec(), terms }
+}
+
+/// The layouts that can hold a surveyed tensor under a coding, with their outlines.
+pub fn possible(dense: &dyn Dense, survey: &Survey, fitted: &Fitted) -> Vec<Outline> {
+    let zero = fitted.zero().is_some();
+    let fits = |layout| match layout {
+        PackedLayout::Dense => zero || survey.kept() == dense.elements(),
+        PackedLayout::Deltas => zero || survey.kept() == survey.entries(),
+        _ => true,
+    };
+    [PackedLayout::Dense, PackedLayout::Mask, PackedLayout::Deltas]
+        .into_iter()
+        .filter(|l| fits(*l))
+        .map(|l| outline(dense.dtype(), dense.shape(), survey, l, fitted))
+        // What hardly keeps anything unfolds to more than a reader allows.
+        .filter(|o| dense.elements() * dense.width() as u64 <= o.bytes().saturating_mul(MAX_EXPAND))
+        .collect()
+}
+
+/// A packed tensor unfolds to at most this many times its bytes, so that every reader opens it by default.
+pub const MAX_EXPAND: u64 = 4096;
+
+impl<'a> Packing<'a> {
+    /// The pieces.
+    pub fn packed(&self) -> Packed<'a> {
+        let outline = outline(self.dense.dtype(), self.dense.shape(), self.survey, self.layout, self.fitted);
+        let terms = outline.terms.into_iter().map(|term| PackedTerm {
+            layout: term.layout,
+            values: term.values,
+            pieces: term.pieces.into_iter().map(|p| self.piece(p)).collect(),
+        });
+        let terms = terms.collect();
+        Packed { dtype: outline.dtype, shape: outline.shape, terms }
+    }
+
+    fn piece(&self, piece: PieceOutline) -> Piece<'a> {
+        let bytes = piece.bytes();
+        let walk = Walk { dense: self.dense, survey: self.survey, layout: self.layout, fitted: self.fitted, bytes };
+        let data: Box<dyn Blocks + 'a> = match piece.role {
+            "values" => Box::new(Values(walk)),
+            "mask" => Box::new(Mask(walk)),
+            "deltas" => Box::new(Deltas(walk)),
+            _ => Box::new(Bytes(self.fitted.companion(self.dense.dtype()))),
+        };
+        Piece { role: piece.role, dtype: piece.dtype, shape: piece.shape, data }
+    }
+}
+
+/// Bytes that are there already.
+pub struct Bytes(pub Vec<u8>);
+
+impl Blocks for Bytes {
+    fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let start = offset as usize;
+        out.copy_from_slice(&self.0[start..start + out.len()]);
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    dense: &'a dyn Dense,
+    survey: &'a Survey,
+    layout: PackedLayout,
+    fitted: &'a Fitted,
+    bytes: u64,
+}
+
+struct Values<'a>(Walk<'a>);
+struct Mask<'a>(Walk<'a>);
+struct Deltas<'a>(Walk<'a>);
+
+/// The entries of a block of a tensor.
+struct Entries {
+    /// First element of the block.
+    first: u64,
+    /// The block's dense bytes.
+    bytes: Vec<u8>,
+    /// For each entry its element within the block; fillers are `u32::MAX`.
+    at: Vec<u32>,
+    /// For each entry of deltas its delta.
+    deltas: Vec<u8>,
+}
+
+impl Walk<'_> {
+    /// Entries that stand before a block.
+    fn before(&self, block: usize) -> u64 {
+        let before = &self.survey.before[block];
+        match self.layout {
+            PackedLayout::Mask => before.kept,
+            PackedLayout::Deltas => before.entries,
+            _ => (block as u64 * self.survey.block).min(self.dense.elements()),
+        }
+    }
+
+    fn blocks(&self) -> usize {
+        self.survey.before.len() - 1
+    }
+
+    fn read(&self, block: usize) -> Result<(u64, Vec<u8>)> {
+        let first = block as u64 * self.survey.block;
+        let n = (self.dense.elements() - first).min(self.survey.block) as usize;
+        let mut bytes = vec![0; n * self.dense.width()];
+        self.dense.read(first * self.dense.width() as u64, &mut bytes)?;
+        Ok((first, bytes))
+    }
+
+    fn entries(&self, block: usize) -> Result<Entries> {
+        let (first, bytes) = self.read(block)?;
+        let width = self.dense.width();
+        let mut bits = vec![0u8; (bytes.len() / width).div_ceil(8)];
+        mask_bits(&bytes, width, &mut bits);
+        let count = (self.before(block + 1) - self.before(block)) as usize;
+        let (mut at, mut deltas) = (Vec::with_capacity(count), Vec::new());
+        let gaps = self.layout == PackedLayout::Deltas;
+        let mut after_last = self.survey.before[block].after_last;
+        for (i, byte) in bits.iter().enumerate() {
+            let mut left = *byte;
+            while left != 0 {
+                let element = (i * 8) as u32 + left.trailing_zeros();
+                left &= left - 1;
+                if gaps {
+                    let position = first + u64::from(element);
+                    let gap = position + 1 - after_last;
+                    let fillers = ((gap - 1) / 255) as usize;
+                    at.extend(std::iter::repeat_n(u32::MAX, fillers));
+                    deltas.extend(std::iter::repeat_n(255, fillers));
+                    deltas.push((gap - fillers as u64 * 255) as u8);
+                    after_last = position + 1;
+                }
+                at.push(element);
+            }
+        }
+        if at.len() != count {
+            return Err(changed());
+        }
+        Ok(Entries { first, bytes, at, deltas })
+    }
+
+    /// The codes of all entries of a block, [`Fitted::width`] bytes each.
+    fn codes(&self, block: usize) -> Result<Vec<u8>> {
+        let dtype = self.dense.dtype();
+        if self.layout == PackedLayout::Dense {
+            let (first, bytes) = self.read(block)?;
+            if *self.fitted == Fitted::Plain {
+                return Ok(bytes);
+            }
+            let mut values = vec![0f32; bytes.len() / self.dense.width()];
+            to_f32(dtype, &bytes, &mut values);
+            let mut codes = vec![0; values.len() * self.fitted.width(dtype)];
+            self.fitted.code(|k| first + k as u64, &values, &mut codes);
+            if let (Fitted::Codebook(_), Some(zero)) = (self.fitted, self.fitted.zero()) {
+                for (code, element) in codes.iter_mut().zip(bytes.chunks(self.dense.width())) {
+                    if element.iter().all(|b| *b == 0) {
+                        *code = zero;
+                    }
+                }
+            }
+            return Ok(codes);
+        }
+        let count = (self.before(block + 1) - self.before(block)) as usize;
+        if self.layout == PackedLayout::Mask && *self.fitted == Fitted::Plain {
+            let (_, bytes) = self.read(block)?;
+            return compact(&bytes, self.dense.width(), count);
+        }
+        let entries = self.entries(block)?;
+        let width = self.dense.width();
+        let mut kept = vec![0u8; entries.at.len() * width];
+        for (at, out) in entries.at.iter().zip(kept.chunks_mut(width)) {
+            if *at != u32::MAX {
+                out.copy_from_slice(&entries.bytes[*at as usize * width..][..width]);
+            }
+        }
+        if *self.fitted == Fitted::Plain {
+            return Ok(kept);
+        }
+        let mut values = vec![0f32; entries.at.len()];
+        to_f32(dtype, &kept, &mut values);
+        let wide = self.fitted.width(dtype);
+        let mut codes = vec![0; values.len() * wide];
+        // A filler's value is 0 at whatever element.
+        self.fitted.code(|k| entries.first + u64::from(entries.at[k]), &values, &mut codes);
+        let zero = self.fitted.zero();
+        for (code, at) in codes.chunks_mut(wide).zip(&entries.at) {
+            if *at == u32::MAX {
+                code.fill(0);
+                code[0] = zero.ok_or_else(changed)?;
+            }
+        }
+        Ok(codes)
+    }
+
+    /// Fills bytes of an array of which each entry has `width` bytes, from the whole blocks that `make` yields.
+    fn fill(
+        &self,
+        width: usize,
+        offset: u64,
+        out: &mut [u8],
+        make: &(dyn Fn(usize) -> Result<Vec<u8>> + Sync),
+    ) -> Result<()> {
+        let end = offset + out.len() as u64;
+        let start_of = |block: usize| self.before(block) * width as u64;
+        let mut block = first_block(self.blocks(), |b| start_of(b + 1) > offset);
+        let (mut rest, mut at, mut jobs) = (out, offset, Vec::new());
+        while at < end && block < self.blocks() {
+            let upto = start_of(block + 1).min(end);
+            let (mine, others) = rest.split_at_mut((upto - at) as usize);
+            jobs.push((block, (at - start_of(block)) as usize, mine));
+            (rest, at, block) = (others, upto, block + 1);
+        }
+        jobs.into_par_iter().try_for_each(|(block, skip, out)| {
+            if out.is_empty() {
+                return Ok(());
+            }
+            let made = make(block)?;
+            out.copy_from_slice(made.get(skip..skip + out.len()).ok_or_else(changed)?);
+            Ok(())
+        })
+    }
+
+    /// Fills bytes of packed indices.
+    fn fill_indices(&self, bits: u8, offset: u64, out: &mut [u8]) -> Result<()> {
+        out.fill(0);
+        let wide = u64::from(bits);
+        let (from, upto) = (offset * 8, (offset + out.len() as u64) * 8);
+        let first = first_block(self.blocks(), |b| self.before(b + 1) * wide > from);
+        let last = first_block(self.blocks(), |b| self.before(b) * wide >= upto);
+        let codes: Result<Vec<Vec<u8>>> = (first..last).into_par_iter().map(|b| self.codes(b)).collect();
+        for (block, codes) in (first..last).zip(codes?) {
+            put_bits(&codes, bits, (self.before(block) * wide) as i64 - from as i64, out);
+        }
+        Ok(())
+    }
+}
+
+/// The first block of which something holds that holds of all later ones.
+fn first_block(blocks: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, blocks);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) { high = middle } else { low = middle + 1 }
+    }
+    low
+}
+
+/// The elements that are not +0.0, side by side.
+fn compact(bytes: &[u8], width: usize, count: usize) -> Result<Vec<u8>> {
+    fn each<const W: usize>(bytes: &[u8], out: &mut Vec<[u8; W]>) -> usize {
+        let mut kept = 0;
+        out.resize(bytes.len() / W + 1, [0; W]);
+        for e in bytes.as_chunks::<W>().0 {
+            out[kept] = *e;
+            kept += usize::from(*e != [0; W]);
+        }
+        kept
+    }
+    macro_rules! compacted {
+        ($w:literal) => {{
+            let mut out: Vec<[u8; $w]> = Vec::new();
+            let kept = each::<$w>(bytes, &mut out);
+            out.truncate(kept);
+            (kept, out.as_flattened().to_vec())
+        }};
+    }
+    let (kept, out) = match width {
+        2 => compacted!(2),
+        4 => compacted!(4),
+        _ => compacted!(8),
+    };
+    if kept == count { Ok(out) } else { Err(changed()) }
+}
+
+fn changed() -> Error {
+    Error::failed("the weights changed between two passes: the input was modified meanwhile")
+}
+
+impl Blocks for Values<'_> {
+    fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        match self.0.fitted {
+            Fitted::Codebook(_) => {
+                let bits = self.0.fitted.coding().bits(self.0.dense.dtype()) as u8;
+                self.0.fill_indices(bits, offset, out)
+            }
+            fitted => self.0.fill(fitted.width(self.0.dense.dtype()), offset, out, &|b| self.0.codes(b)),
+        }
+    }
+}
+
+impl Blocks for Mask<'_> {
+    fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let (dense, block) = (self.0.dense, self.0.survey.block);
+        let width = dense.width();
+        let step = (block / 8) as usize;
+        out.par_chunks_mut(step).enumerate().try_for_each_init(Vec::new, |bytes: &mut Vec<u8>, (i, out)| {
+            let first = (offset + (i * step) as u64) * 8;
+            let n = (dense.elements() - first).min(out.len() as u64 * 8) as usize;
+            bytes.resize(n * width, 0);
+            dense.read(first * width as u64, bytes)?;
+            mask_bits(bytes, width, out);
+            Ok(())
+        })
+    }
+}
+
+impl Blocks for Deltas<'_> {
+    fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.0.fill(1, offset, out, &|b| Ok(self.0.entries(b)?.deltas))
+    }
+}

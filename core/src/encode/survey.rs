@@ -1,0 +1,147 @@
+//! One pass over a tensor that counts what packing needs to know before anything is written.
+
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::Result;
+use crate::format::BLOCK_BYTES;
+use crate::progress::Watch;
+use crate::tensor::Dtype;
+
+/// A tensor's dense bytes, from any thread.
+pub trait Dense: Sync {
+    /// Its type, a float.
+    fn dtype(&self) -> &Dtype;
+    /// Its shape.
+    fn shape(&self) -> &[u64];
+    /// Its number of elements.
+    fn elements(&self) -> u64;
+    /// Fills `out` from byte `offset`.
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+
+    /// Bytes of an element.
+    fn width(&self) -> usize {
+        self.dtype().float_bytes().unwrap_or(1)
+    }
+}
+
+/// Dense bytes of a block of a survey: small enough for the cache.
+pub const SURVEY_BYTES: usize = 256 * 1024;
+
+/// What was counted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Survey {
+    /// Elements of a block; the last may have fewer.
+    pub block: u64,
+    /// Before each block and at the end.
+    pub before: Vec<Before>,
+    /// Checksums of each [`BLOCK_BYTES`] of the dense bytes.
+    pub sums: Vec<u64>,
+}
+
+/// What stands before a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Before {
+    /// Kept elements.
+    pub kept: u64,
+    /// Entries of deltas.
+    pub entries: u64,
+    /// Position after the last kept element; 0 = none.
+    pub after_last: u64,
+}
+
+struct Count {
+    kept: u64,
+    fillers: u64,
+    first: u64,
+    last: u64,
+}
+
+impl Survey {
+    /// Counts.
+    pub fn of(dense: &dyn Dense, watch: Watch<'_>) -> Result<Survey> {
+        let width = dense.width();
+        let total = dense.elements() * width as u64;
+        let found: Result<Vec<(u64, Vec<Count>)>> = (0..total.div_ceil(BLOCK_BYTES as u64))
+            .into_par_iter()
+            .map_init(Vec::new, |bytes: &mut Vec<u8>, i| {
+                let offset = i * BLOCK_BYTES as u64;
+                bytes.resize((total - offset).min(BLOCK_BYTES as u64) as usize, 0);
+                dense.read(offset, bytes)?;
+                watch.tick(bytes.len() as u64)?;
+                let counts = bytes
+                    .chunks(SURVEY_BYTES)
+                    .enumerate()
+                    .map(|(k, b)| count(b, width, (offset + (k * SURVEY_BYTES) as u64) / width as u64))
+                    .collect();
+                Ok((xxh3_64(bytes), counts))
+            })
+            .collect();
+        let mut survey = Survey { block: (SURVEY_BYTES / width) as u64, ..Survey::default() };
+        let mut at = Before::default();
+        survey.before.push(at);
+        for (sum, counts) in found? {
+            survey.sums.push(sum);
+            for count in counts {
+                if count.kept > 0 {
+                    at.entries += count.kept + count.fillers + (count.first - at.after_last) / 255;
+                    at.kept += count.kept;
+                    at.after_last = count.last + 1;
+                }
+                survey.before.push(at);
+            }
+        }
+        Ok(survey)
+    }
+
+    /// Kept elements.
+    pub fn kept(&self) -> u64 {
+        self.before.last().map_or(0, |b| b.kept)
+    }
+
+    /// Entries of deltas.
+    pub fn entries(&self) -> u64 {
+        self.before.last().map_or(0, |b| b.entries)
+    }
+}
+
+fn count(bytes: &[u8], width: usize, first_element: u64) -> Count {
+    let mut bits = vec![0u8; (bytes.len() / width).div_ceil(8)];
+    mask_bits(bytes, width, &mut bits);
+    let mut count = Count { kept: 0, fillers: 0, first: 0, last: 0 };
+    for (i, word) in bits.chunks(8).enumerate() {
+        let mut padded = [0u8; 8];
+        padded[..word.len()].copy_from_slice(word);
+        let word = u64::from_le_bytes(padded);
+        if word == 0 {
+            continue;
+        }
+        let base = first_element + i as u64 * 64;
+        let first = base + u64::from(word.trailing_zeros());
+        if count.kept == 0 {
+            count.first = first;
+        } else {
+            // Gaps within a word are below 64.
+            count.fillers += (first - count.last - 1) / 255;
+        }
+        count.kept += u64::from(word.count_ones());
+        count.last = base + 63 - u64::from(word.leading_zeros());
+    }
+    count
+}
+
+/// The mask of elements: 1 where the bits are not those of +0.0. `out` has a bit an element, rounded up to bytes.
+pub fn mask_bits(bytes: &[u8], width: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn each<const W: usize>(bytes: &[u8], out: &mut [u8]) {
+        let elements = bytes.as_chunks::<W>().0;
+        for (o, run) in out.iter_mut().zip(elements.chunks(8)) {
+            *o = run.iter().enumerate().fold(0, |bits, (i, e)| bits | u8::from(*e != [0; W]) << i);
+        }
+    }
+    crate::simd::wide(|| match width {
+        2 => each::<2>(bytes, out),
+        4 => each::<4>(bytes, out),
+        _ => each::<8>(bytes, out),
+    });
+}
