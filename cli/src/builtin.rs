@@ -1,8 +1,10 @@
 //! The methods and formats that are built in. They come through the same doors as any other.
 
+use std::sync::Arc;
+
 use compress_core::error::Result;
 use compress_core::format::Format;
-use compress_core::registry::Registry;
+use compress_core::registry::{Listener, Registry};
 
 /// All formats.
 pub fn formats() -> [&'static dyn Format; 2] {
@@ -10,8 +12,8 @@ pub fn formats() -> [&'static dyn Format; 2] {
 }
 
 /// All built-in methods.
-pub fn registry() -> Result<Registry> {
-    let mut registry = Registry::new();
+pub fn registry(listener: Arc<dyn Listener>) -> Result<Registry> {
+    let mut registry = Registry::new().listened(listener);
     let entries: &[&compress_sdk::Entry] = &[&compress_magnitude::ENTRY];
     for entry in entries {
         registry.add_builtin(entry)?;

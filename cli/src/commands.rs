@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use compress_core::class::resolve::ClassMap;
@@ -14,7 +15,7 @@ use compress_core::model::Model;
 use compress_core::plan::{Plan, Setup};
 use compress_core::progress::{Progress, Silent, Watch};
 use compress_core::recipe::{Evaluate, Metric, ModelPaths, Recipe, StageKind};
-use compress_core::registry::{self, Registry};
+use compress_core::registry::{self, Listener, Registry};
 use compress_core::report;
 
 use crate::args::{Args, Command, GeneralArgs, MaskArgs, MaskCommand, OpenArgs, PluginArgs, PluginCommand, RunArgs};
@@ -22,6 +23,19 @@ use crate::bar::Bar;
 use crate::{builtin, emit};
 
 static CANCELLED: AtomicBool = AtomicBool::new(false);
+
+/// What methods and programs are told and may say.
+struct Ears;
+
+impl Listener for Ears {
+    fn cancelled(&self) -> bool {
+        CANCELLED.load(Ordering::Relaxed)
+    }
+
+    fn log(&self, line: &str) {
+        eprintln!("{line}");
+    }
+}
 
 /// Does what the command line says.
 pub fn dispatch(args: Args) -> Result<()> {
@@ -58,7 +72,7 @@ fn run(args: &RunArgs) -> Result<()> {
     let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };
     let plan = Plan::new(&setup, &recipe, true)?;
     if let Some(report) = &args.report {
-        check_report_path(report, &plan)?;
+        plan.check_report(report)?;
     }
     let options = RunOptions {
         dry_run: args.dry_run,
@@ -77,16 +91,6 @@ fn run(args: &RunArgs) -> Result<()> {
         eprintln!("warning: {warning}");
     }
     if args.general.quiet { Ok(()) } else { emit(&report::render(&report)) }
-}
-
-fn check_report_path(report: &Path, plan: &Plan<'_>) -> Result<()> {
-    let inputs = plan.model.files().map(|f| f.path.as_path()).chain([plan.recipe.path.as_path()]);
-    compress_core::files::refuse_if_input(report, inputs).map_err(|e| e.at("--report"))?;
-    let folder = compress_core::files::folder_of(report);
-    if !folder.is_dir() {
-        return Err(Error::usage(format!("--report: the folder \"{}\" does not exist", folder.display())));
-    }
-    Ok(())
 }
 
 fn check(path: &Path, plugins: &PluginArgs, open: &OpenArgs) -> Result<()> {
@@ -199,7 +203,7 @@ fn load(path: &Path) -> Result<Recipe> {
 
 /// The built-in methods, those of the recipe, and those of the command line.
 fn registry_for(recipe: Option<&Recipe>, plugins: &PluginArgs) -> Result<Registry> {
-    let mut registry = builtin::registry()?;
+    let mut registry = builtin::registry(Arc::new(Ears))?;
     if let Some(recipe) = recipe {
         for library in &recipe.plugins.libraries {
             registry.load_library(library)?;

@@ -330,6 +330,7 @@ mod tests {
             offset: 0,
             rows,
             cols,
+            column_major: false,
             position: 0,
         }
     }

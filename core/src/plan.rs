@@ -86,11 +86,12 @@ impl<'a> Plan<'a> {
     pub fn new(setup: &Setup<'a>, recipe: &'a Recipe, writes: bool) -> Result<Plan<'a>> {
         let model = open_model(setup, recipe)?;
         if writes {
-            check_outputs(setup, recipe, &model)?;
+            check_outputs(setup, recipe, &model).map_err(|e| e.at(recipe.path.display()))?;
         }
-        let map = ClassMap::resolve(model.tensors(), model.roles(), &recipe.classes, recipe.include_1d)?;
+        let map = ClassMap::resolve(model.tensors(), model.roles(), &recipe.classes, recipe.include_1d)
+            .map_err(|e| e.at(recipe.path.display()))?;
         let from = match &recipe.from {
-            Some(path) => Some(Arc::new(open_masks(path, &model)?)),
+            Some(path) => Some(Arc::new(open_masks(path, &model).map_err(|e| e.at("\"from\""))?)),
             None => None,
         };
         let warnings = model.warnings().cloned().collect();
@@ -254,13 +255,8 @@ fn open_masks(path: &Path, model: &Model) -> Result<MaskFile> {
     Ok(masks)
 }
 
-/// No output is an input or another output, under any of its names, or exists already without `--force`.
-fn check_outputs(setup: &Setup<'_>, recipe: &Recipe, model: &Model) -> Result<()> {
-    let output = recipe.output()?;
-    let outputs: Vec<(&str, &Path)> = [("output", Some(output)), ("mask", recipe.mask.as_deref())]
-        .into_iter()
-        .filter_map(|(k, p)| Some((k, p?)))
-        .collect();
+/// Every file that a run reads.
+fn inputs<'a>(recipe: &'a Recipe, model: &'a Model) -> Vec<&'a Path> {
     let mut inputs: Vec<&Path> = model.files().map(|f| f.path.as_path()).collect();
     inputs.extend(recipe.model.all().iter().map(|p| p.as_path()));
     inputs.extend(recipe.from.as_deref());
@@ -268,6 +264,17 @@ fn check_outputs(setup: &Setup<'_>, recipe: &Recipe, model: &Model) -> Result<()
     if let Some(data) = &recipe.data {
         inputs.extend(data.files());
     }
+    inputs
+}
+
+/// No output is an input or another output, under any of its names, or exists already without `--force`.
+fn check_outputs(setup: &Setup<'_>, recipe: &Recipe, model: &Model) -> Result<()> {
+    let output = recipe.output()?;
+    let outputs: Vec<(&str, &Path)> = [("output", Some(output)), ("mask", recipe.mask.as_deref())]
+        .into_iter()
+        .filter_map(|(k, p)| Some((k, p?)))
+        .collect();
+    let inputs = inputs(recipe, model);
     for (key, path) in &outputs {
         refuse_if_input(path, inputs.iter().copied()).map_err(|e| e.at(format!("\"{key}\"")))?;
         let folder = crate::files::folder_of(path);
@@ -281,10 +288,26 @@ fn check_outputs(setup: &Setup<'_>, recipe: &Recipe, model: &Model) -> Result<()
             return Err(Error::usage(format!("\"{key}\": \"{}\" exists already; --force replaces it", path.display())));
         }
     }
-    if let [(_, a), (_, b)] = outputs.as_slice()
-        && a == b
-    {
-        return Err(Error::usage(format!("\"output\" and \"mask\" are one path (\"{}\")", a.display())));
+    if let Some(mask) = &recipe.mask {
+        apart("\"mask\"", mask, "\"output\"", output)?;
+        if mask.is_dir() {
+            return Err(Error::usage(format!("\"mask\": \"{}\" is a folder: name a file", mask.display())));
+        }
+    }
+    for (key, path) in &outputs {
+        if let Some(evidence) = &recipe.evidence {
+            apart(&format!("\"{key}\""), path, "\"evidence\"", evidence)?;
+        }
+    }
+    let other = |f: &&&dyn Format| f.name() != model.format() && output.extension().is_some_and(|e| e == f.name());
+    if let Some(other) = setup.formats.iter().find(other) {
+        return Err(Error::usage(format!(
+            "\"output\": \"{}\" is named as an {} file, but a {} model is written as {} again: give it that ending",
+            output.display(),
+            other.name(),
+            model.format(),
+            model.format()
+        )));
     }
     if matches!(recipe.model, ModelPaths::Many(_)) && output.is_file() {
         return Err(Error::usage(format!(
@@ -295,7 +318,46 @@ fn check_outputs(setup: &Setup<'_>, recipe: &Recipe, model: &Model) -> Result<()
     Ok(())
 }
 
+/// Refuses a file that would be written over another one, however it is spelt, or into a folder that is replaced.
+fn apart(key: &str, path: &Path, other_key: &str, other: &Path) -> Result<()> {
+    let real = |p: &Path| Some(crate::files::folder_of(p).canonicalize().ok()?.join(p.file_name()?));
+    let (Some(a), Some(b)) = (real(path), real(other)) else { return Ok(()) };
+    if a == b || crate::files::same_file(path, other) {
+        let text = format!("{key} is the same file as {other_key}, \"{}\": give it a path of its own", path.display());
+        return Err(Error::usage(text));
+    }
+    if a.starts_with(&b) {
+        return Err(Error::usage(format!(
+            "{key}: \"{}\" lies in {other_key}, \"{}\", a folder that is replaced as a whole: put it elsewhere",
+            path.display(),
+            other.display()
+        )));
+    }
+    Ok(())
+}
+
 impl Plan<'_> {
+    /// Refuses a place for the report where it would cost an input, the output or the masks.
+    pub fn check_report(&self, report: &Path) -> Result<()> {
+        let recipe = self.recipe;
+        refuse_if_input(report, inputs(recipe, &self.model)).map_err(|e| e.at("--report"))?;
+        for (key, path) in
+            [("\"output\"", &recipe.output), ("\"mask\"", &recipe.mask), ("\"evidence\"", &recipe.evidence)]
+        {
+            if let Some(path) = path {
+                apart("--report", report, key, path)?;
+            }
+        }
+        let folder = crate::files::folder_of(report);
+        if !folder.is_dir() {
+            return Err(Error::usage(format!("--report: the folder \"{}\" does not exist", folder.display())));
+        }
+        if report.is_dir() {
+            return Err(Error::usage(format!("--report: \"{}\" is a folder: name a file", report.display())));
+        }
+        Ok(())
+    }
+
     /// The plan in words: what `compress check` prints.
     pub fn describe(&self) -> String {
         let mut out = String::new();

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::amount::{Amount, Quantity};
 use crate::class::resolve::ClassMap;
+use crate::convert::CHUNK_ELEMENTS;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Watch;
@@ -118,6 +119,7 @@ pub fn places(model: &Model, map: &ClassMap, parts: &[usize]) -> Vec<PartPlace> 
                 offset: info.spec.offset,
                 rows: info.spec.rows,
                 cols: info.spec.cols,
+                column_major: info.spec.order == crate::class::Order::ColumnMajor,
                 position: model.position(info.tensor) + info.spec.offset,
             }
         })
@@ -179,6 +181,10 @@ impl KeyStream for PopulationKeys<'_> {
         self.weights.visit_keys(self.keys, &self.places[place], first, count, &mut |at, keys| {
             visit((at - start) as usize, keys);
         })
+    }
+
+    fn sample_run(&self) -> usize {
+        if self.keys.block_weights() > CHUNK_ELEMENTS { 4096 } else { 256 }
     }
 
     fn tick(&self, weights: usize) -> Result<()> {

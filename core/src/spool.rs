@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use compress_sdk::{Array, Evidence, EvidenceKind, Part, Reach};
 use rayon::prelude::*;
 
-use crate::class::Order;
 use crate::error::{Error, Result};
 use crate::files::TempFile;
 use crate::prune::Pruning;
@@ -54,7 +53,7 @@ pub struct Spooled {
 }
 
 impl Spooled {
-    /// Scores all places by blocks of whole rows, or whole, as the method's reach says.
+    /// Scores all places once, each in runs that are as long as the method's reach says.
     pub fn score(job: &Pruning<'_>, places: &[PartPlace]) -> Result<Spooled> {
         let mut starts = BTreeMap::new();
         let mut at = 0;
@@ -63,59 +62,72 @@ impl Spooled {
             at += place.len() * 4;
         }
         let spooled = Spooled { scratch: Scratch::beside(job.output)?, starts };
-        places.par_iter().try_for_each(|place| spooled.score_part(job, place))?;
+        let work: Vec<(&PartPlace, u64, u64)> = places
+            .iter()
+            .flat_map(|place| spooled.runs(job, place).into_iter().map(move |(s, n)| (place, s, n)))
+            .collect();
+        work.par_iter().try_for_each(|(place, first, count)| spooled.score_run(job, place, *first, *count))?;
         Ok(spooled)
     }
 
-    fn score_part(&self, job: &Pruning<'_>, place: &PartPlace) -> Result<()> {
-        let spec = &job.map.parts.iter().find(|p| p.tensor == place.tensor && p.spec.offset == place.offset);
-        let column_major = spec.is_some_and(|p| p.spec.order == Order::ColumnMajor);
-        let rows_at_once = if job.reach == Reach::Row && !column_major {
-            (ROW_BLOCK_WEIGHTS / place.cols.max(1)).max(1)
-        } else {
-            place.rows
+    /// Runs of a part (first element, count) that are scored at once: blocks of whole rows, or all of it.
+    fn runs(&self, job: &Pruning<'_>, place: &PartPlace) -> Vec<(u64, u64)> {
+        let rows = (ROW_BLOCK_WEIGHTS / place.cols.max(1)).max(1) * place.cols;
+        let step = match job.reach {
+            Reach::Row if !place.column_major => rows,
+            _ => place.len(),
         };
-        let start = self.starts[&(place.tensor, place.offset)];
-        let mut row = 0;
-        while row < place.rows {
-            let rows = rows_at_once.min(place.rows - row);
-            let first = row * place.cols;
-            let mut values = Vec::with_capacity((rows * place.cols) as usize);
-            job.weights.visit(place.tensor, place.offset + first, rows * place.cols, &mut |_, v| {
-                values.extend_from_slice(v);
-                Ok(())
-            })?;
-            let mut scores = vec![0f32; values.len()];
-            let (row_stride, col_stride) =
-                if column_major { (1, place.rows as usize) } else { (place.cols as usize, 1) };
-            let part = Part {
-                tensor: &place.tensor_name,
-                name: &place.name,
-                class: &place.class,
-                rows: rows as usize,
-                cols: place.cols as usize,
-                row_stride,
-                col_stride,
-                data: &values,
-                first_row: row as usize,
-                first_element: first,
-                part_rows: place.rows as usize,
-                part_cols: place.cols as usize,
-            };
-            let gathered = self.evidence(job, place, row, rows)?;
-            let arrays: Vec<Array<'_>> =
-                gathered.iter().map(|(kind, shape, data)| Array { kind: *kind, shape, data }).collect();
-            job.scoring.instance.score(&part, &Evidence { arrays: &arrays }, &mut scores)?;
-            let mut keys = vec![0u32; values.len()];
-            if let Some(i) = keys_of(&values, &scores, &mut keys) {
-                return Err(not_finite(place, place.offset + first + i as u64, values[i], scores[i]));
-            }
-            let bytes: Vec<u8> = keys.iter().flat_map(|k| k.to_le_bytes()).collect();
-            self.scratch.write_at(&bytes, start + first * 4)?;
-            job.watch.tick(rows * place.cols)?;
-            row += rows;
+        (0..place.len()).step_by(step.max(1) as usize).map(|first| (first, step.min(place.len() - first))).collect()
+    }
+
+    fn score_run(&self, job: &Pruning<'_>, place: &PartPlace, first: u64, count: u64) -> Result<()> {
+        let mut values = Vec::with_capacity(count as usize);
+        job.weights.visit(place.tensor, place.offset + first, count, &mut |_, v| {
+            values.extend_from_slice(v);
+            Ok(())
+        })?;
+        let mut scores = vec![0f32; values.len()];
+        self.score_rows(job, place, first / place.cols.max(1), &values, &mut scores)?;
+        let mut keys = vec![0u32; values.len()];
+        if let Some(i) = keys_of(&values, &scores, &mut keys) {
+            return Err(not_finite(place, place.offset + first + i as u64, values[i], scores[i]));
         }
-        Ok(())
+        let mut bytes = vec![0u8; keys.len() * 4];
+        bytes.as_chunks_mut::<4>().0.iter_mut().zip(&keys).for_each(|(b, k)| *b = k.to_le_bytes());
+        self.scratch.write_at(&bytes, self.starts[&(place.tensor, place.offset)] + first * 4)?;
+        job.watch.tick(count)
+    }
+
+    /// Scores whole rows from `row` on.
+    fn score_rows(
+        &self,
+        job: &Pruning<'_>,
+        place: &PartPlace,
+        row: u64,
+        values: &[f32],
+        scores: &mut [f32],
+    ) -> Result<()> {
+        let rows = values.len() as u64 / place.cols.max(1);
+        let (row_stride, col_stride) =
+            if place.column_major { (1, place.rows as usize) } else { (place.cols as usize, 1) };
+        let part = Part {
+            tensor: &place.tensor_name,
+            name: &place.name,
+            class: &place.class,
+            rows: rows as usize,
+            cols: place.cols as usize,
+            row_stride,
+            col_stride,
+            data: values,
+            first_row: row as usize,
+            first_element: row * place.cols,
+            part_rows: place.rows as usize,
+            part_cols: place.cols as usize,
+        };
+        let gathered = self.evidence(job, place, row, rows)?;
+        let arrays: Vec<Array<'_>> =
+            gathered.iter().map(|(kind, shape, data)| Array { kind: *kind, shape, data }).collect();
+        job.scoring.instance.score(&part, &Evidence { arrays: &arrays }, scores)
     }
 
     /// The evidence of a block of rows.

@@ -48,6 +48,8 @@ pub struct PartPlace {
     pub rows: u64,
     /// Columns.
     pub cols: u64,
+    /// Whether element (r, c) lies at c · rows + r.
+    pub column_major: bool,
     /// Position of its first element in the order that breaks ties.
     pub position: u64,
 }
@@ -102,23 +104,27 @@ pub trait Keys: Send + Sync {
     /// Fills `keys` for the weights of a part from element `start` of it on, whose values are `values`. Weights and
     /// scores that are NaN or infinite are refused by tensor and index.
     fn keys(&self, place: &PartPlace, start: u64, values: &[f32], keys: &mut [u32]) -> Result<()>;
+
+    /// How many weights a call should have: what fits into the caches, or more where each call is dear.
+    fn block_weights(&self) -> usize {
+        CHUNK_ELEMENTS
+    }
 }
 
 impl Keys for Scoring {
     fn keys(&self, place: &PartPlace, start: u64, values: &[f32], keys: &mut [u32]) -> Result<()> {
         with_scratch(|scratch| {
-            for (index, (values, keys)) in
-                values.chunks(CHUNK_ELEMENTS).zip(keys.chunks_mut(CHUNK_ELEMENTS)).enumerate()
-            {
-                let start = start + (index * CHUNK_ELEMENTS) as u64;
-                let scores = &mut scratch.scores[..values.len()];
-                self.slice(place, start, values, scores)?;
-                if let Some(i) = keys_of(values, scores, keys) {
-                    return Err(not_finite(place, place.offset + start + i as u64, values[i], scores[i]));
-                }
+            let scores = sized(&mut scratch.scores, values.len());
+            self.slice(place, start, values, scores)?;
+            match keys_of(values, scores, keys) {
+                Some(i) => Err(not_finite(place, place.offset + start + i as u64, values[i], scores[i])),
+                None => Ok(()),
             }
-            Ok(())
         })
+    }
+
+    fn block_weights(&self) -> usize {
+        self.instance.block_weights().max(CHUNK_ELEMENTS)
     }
 }
 
@@ -164,6 +170,7 @@ pub struct Weights<'m> {
     pub tensors: Vec<TensorState>,
 }
 
+#[derive(Default)]
 struct Scratch {
     bytes: Vec<u8>,
     values: Vec<f32>,
@@ -177,15 +184,18 @@ thread_local! {
 
 /// Lends this thread's buffers; loans may be nested.
 fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
-    let mut scratch = POOL.with(|pool| pool.borrow_mut().pop()).unwrap_or_else(|| Scratch {
-        bytes: vec![0; READ_BYTES],
-        values: vec![0.0; CHUNK_ELEMENTS],
-        scores: vec![0.0; CHUNK_ELEMENTS],
-        keys: vec![0; CHUNK_ELEMENTS],
-    });
+    let mut scratch = POOL.with(|pool| pool.borrow_mut().pop()).unwrap_or_default();
     let result = work(&mut scratch);
     POOL.with(|pool| pool.borrow_mut().push(scratch));
     result
+}
+
+/// The first `n` of a buffer that grows as needed.
+fn sized<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) -> &mut [T] {
+    if buffer.len() < n {
+        buffer.resize(n, T::default());
+    }
+    &mut buffer[..n]
 }
 
 impl<'m> Weights<'m> {
@@ -205,8 +215,10 @@ impl<'m> Weights<'m> {
     pub fn fill(&self, tensor: TensorId, offset: u64, out: &mut [u8]) -> Result<()> {
         let state = &self.tensors[tensor];
         let dtype = &self.model.tensors()[tensor].dtype;
-        for (index, bytes) in out.chunks_mut(READ_BYTES).enumerate() {
-            let offset = offset + (index * READ_BYTES) as u64;
+        let dear = state.rules.iter().any(|rule| rule.block_weights() > CHUNK_ELEMENTS);
+        let step = if dear { out.len().max(1) } else { READ_BYTES };
+        for (index, bytes) in out.chunks_mut(step).enumerate() {
+            let offset = offset + (index * step) as u64;
             match &state.base {
                 Base::Model => self.model.read_at(tensor, offset, bytes)?,
                 Base::File(file, path, start) => {
@@ -252,10 +264,10 @@ impl<'m> Weights<'m> {
             let mut at = first;
             while at < first + count {
                 let run = step.min(first + count - at) as usize;
-                let bytes = &mut scratch.bytes[..run * width];
+                let bytes = sized(&mut scratch.bytes, run * width);
                 self.fill(tensor, at * width as u64, bytes)?;
                 for (index, piece) in bytes.chunks(CHUNK_ELEMENTS * width).enumerate() {
-                    let values = &mut scratch.values[..piece.len() / width];
+                    let values = sized(&mut scratch.values, piece.len() / width);
                     to_f32(dtype, piece, values);
                     visit(at + (index * CHUNK_ELEMENTS) as u64, values)?;
                 }
@@ -274,13 +286,43 @@ impl<'m> Weights<'m> {
         count: u64,
         visit: &mut dyn FnMut(u64, &[u32]),
     ) -> Result<()> {
+        if source.block_weights() > CHUNK_ELEMENTS {
+            return self.visit_keys_at_once(source, place, first, count, visit);
+        }
         self.visit(place.tensor, place.offset + first, count, &mut |at, values| {
             with_scratch(|scratch| {
-                let keys = &mut scratch.keys[..values.len()];
+                let keys = sized(&mut scratch.keys, values.len());
                 source.keys(place, at - place.offset, values, keys)?;
                 visit(at - place.offset, keys);
                 Ok(())
             })
+        })
+    }
+
+    /// The same in pieces as long as the source wants them.
+    fn visit_keys_at_once(
+        &self,
+        source: &dyn Keys,
+        place: &PartPlace,
+        first: u64,
+        count: u64,
+        visit: &mut dyn FnMut(u64, &[u32]),
+    ) -> Result<()> {
+        let step = source.block_weights() as u64;
+        with_scratch(|scratch| {
+            for start in (first..first + count).step_by(step as usize) {
+                let n = step.min(first + count - start);
+                let values = sized(&mut scratch.values, n as usize);
+                self.visit(place.tensor, place.offset + start, n, &mut |at, piece| {
+                    let i = (at - place.offset - start) as usize;
+                    values[i..i + piece.len()].copy_from_slice(piece);
+                    Ok(())
+                })?;
+                let keys = sized(&mut scratch.keys, n as usize);
+                source.keys(place, start, values, keys)?;
+                visit(start, keys);
+            }
+            Ok(())
         })
     }
 }
@@ -300,6 +342,14 @@ pub fn not_finite(place: &PartPlace, index: u64, value: f32, score: f32) -> Erro
 }
 
 impl Rule {
+    /// How many weights it should be given at once.
+    fn block_weights(&self) -> usize {
+        match self {
+            Rule::Cut(keys, _) => keys.block_weights(),
+            Rule::Bits(_) => CHUNK_ELEMENTS,
+        }
+    }
+
     /// Zeroes what goes among the elements from `first` on.
     fn apply(&self, dtype: &Dtype, width: usize, first: u64, bytes: &mut [u8]) -> Result<()> {
         match self {
@@ -337,10 +387,11 @@ fn apply_cut(
     bytes: &mut [u8],
 ) -> Result<()> {
     with_scratch(|scratch| {
-        for (index, piece) in bytes.chunks_mut(CHUNK_ELEMENTS * width).enumerate() {
+        let step = source.block_weights();
+        for (index, piece) in bytes.chunks_mut(step * width).enumerate() {
             let n = piece.len() / width;
-            let (values, keys) = (&mut scratch.values[..n], &mut scratch.keys[..n]);
-            let start = from + (index * CHUNK_ELEMENTS) as u64 - place.offset;
+            let (values, keys) = (sized(&mut scratch.values, n), sized(&mut scratch.keys, n));
+            let start = from + (index * step) as u64 - place.offset;
             to_f32(dtype, piece, values);
             source.keys(place, start, values, keys)?;
             let position = place.position + start;

@@ -25,6 +25,10 @@ pub trait KeyStream: Sync {
     fn blocks(&self) -> &[KeyBlock];
     /// Hands the keys of a range of a block to `visit`, in runs, each with its start within the block.
     fn visit(&self, block: usize, range: Range<usize>, visit: &mut dyn FnMut(usize, &[u32])) -> Result<()>;
+    /// How many neighbours to sample together: few are better, many are cheaper where each visit is dear.
+    fn sample_run(&self) -> usize {
+        256
+    }
     /// Called once a pass and block, for progress and cancellation.
     fn tick(&self, weights: usize) -> Result<()> {
         let _ = weights;
@@ -57,7 +61,6 @@ struct Limits {
 }
 
 const LIMITS: Limits = Limits { small: 1 << 20, collect: 4 << 20, bins_log2: 16, sample: 2 << 20 };
-const SAMPLE_RUN: usize = 256;
 
 /// Selects the `target` lowest of the population; zero weights go in any case, so the result may be more than
 /// `target`, and is exactly `target` otherwise. `target` must not exceed the population.
@@ -114,7 +117,8 @@ struct Sample(Vec<u64>);
 impl Sample {
     fn draw(stream: &dyn KeyStream, total: u64, most: u64) -> Result<Sample> {
         let wanted = (total / 256).max(1 << 16).min(most).min(total);
-        let runs = wanted.div_ceil(SAMPLE_RUN as u64).max(1);
+        let run = stream.sample_run();
+        let runs = wanted.div_ceil(run as u64).max(1);
         let mut places = Vec::new();
         let (mut next, mut seen) = (0u64, 0u64);
         for (index, block) in stream.blocks().iter().enumerate() {
@@ -125,7 +129,7 @@ impl Sample {
                     break;
                 }
                 let start = (at - seen) as usize;
-                places.push((index, start..(start + SAMPLE_RUN).min(block.len)));
+                places.push((index, start..(start + run).min(block.len)));
                 next += 1;
             }
             seen = end;
@@ -134,7 +138,7 @@ impl Sample {
             .into_par_iter()
             .map(|(index, range)| {
                 let norm = stream.blocks()[index].norm;
-                let mut orders = Vec::with_capacity(SAMPLE_RUN);
+                let mut orders = Vec::with_capacity(run);
                 stream.visit(index, range, &mut |_, keys| orders.extend(keys.iter().map(|k| norm.order(*k))))?;
                 Ok(orders)
             })
