@@ -64,10 +64,13 @@ fn main() -> Result<()> {
             let t = f64::from(epoch * 4 + part + 1) / f64::from(gradual * 4);
             if t <= 1.0 && amount > 0.0 {
                 let mut weights = trainer.weights();
-                weights.retain(|n, _| engine.weights().iter().any(|w| w.name == *n && w.shape.len() > 1 && w.shape[..2] != [1, 2048]));
+                weights.retain(|n, _| {
+                    engine.weights().iter().any(|w| w.name == *n && w.shape.len() > 1 && w.shape[..2] != [1, 2048])
+                });
                 let mut all: Vec<f32> = weights.values().flatten().map(|v| v.abs()).collect();
                 let k = (all.len() as f64 * amount * (1.0 - (1.0 - t).powi(3))) as usize;
-                let cut = *all.select_nth_unstable_by(k.min(all.len() - 1), f32::total_cmp).1;
+                let k = k.min(all.len() - 1);
+                let cut = *all.select_nth_unstable_by(k, f32::total_cmp).1;
                 trainer.set_masks(&Largest(weights, cut))?;
             }
             sum.add(trainer.part(part as usize, 4, Watch::silent())?);
@@ -75,7 +78,12 @@ fn main() -> Result<()> {
         trainer.validate(sum, Watch::silent())?;
         let last = trainer.history().last().and_then(|e| e.validation).unwrap_or_default();
         let speed = sum.counted as f64 / start.elapsed().as_secs_f64();
-        println!("epoch {}: train {:.4}, validation perplexity {:.4}, {speed:.0} tokens/s", epoch + 1, sum.mean(), last.0.exp());
+        println!(
+            "epoch {}: train {:.4}, validation perplexity {:.4}, {speed:.0} tokens/s",
+            epoch + 1,
+            sum.mean(),
+            last.0.exp()
+        );
     }
     Ok(())
 }

@@ -245,3 +245,28 @@ pub fn slice<R: Real>(batch: &Batch<R>, range: &Range<usize>) -> Result<Batch<R>
 pub fn describe<R: Real>(batch: &Batch<R>) -> String {
     batch.iter().map(|(n, v)| format!("{n} {}", shape_text(v.shape()))).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shuffles_keep_everything_and_differ_by_key() {
+        let order = |key| {
+            let mut list: Vec<usize> = (0..65).collect();
+            shuffle(&mut list, key);
+            list
+        };
+        let (a, b) = (order(1), order(2));
+        assert_ne!(a, b);
+        let mut sorted = a;
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..65).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn columns_of_padding_at_both_ends_are_found() {
+        let v = Value::<f32>::ints(Tensor::new([2, 5], vec![0, 0, 7, 0, 0, 0, 3, 0, 1, 0]));
+        assert_eq!(used(&v, 0), Some(1..4));
+    }
+}

@@ -96,6 +96,8 @@ pub struct Engine<'s> {
     translator: Option<Translator<f32>>,
     graph: Graph<f32>,
     output: String,
+    /// Number of examples that the graph is made for, where it is made for one number only.
+    fixed_batch: Option<usize>,
 }
 
 impl<'s> Engine<'s> {
@@ -121,8 +123,8 @@ impl<'s> Engine<'s> {
         let pairs: Vec<(String, Vec<usize>)> = weights.iter().map(|w| (w.name.clone(), w.shape.clone())).collect();
         let values = weight_values(&graph, &pairs);
         let mut program = Program::new(&graph, std::slice::from_ref(&output), &values)?;
-        let fixed_batch =
-            program.inputs.iter().any(|(_, i)| i.dims.as_ref().is_some_and(|d| matches!(d.first(), Some(Some(_)))));
+        let first = |d: &Vec<Option<usize>>| d.first().copied().flatten();
+        let fixed_batch = program.inputs.iter().find_map(|(_, i)| i.dims.as_ref().and_then(first));
         for name in statistics(&program) {
             weights.iter_mut().filter(|w| w.name == name).for_each(|w| w.trained = false);
         }
@@ -136,10 +138,11 @@ impl<'s> Engine<'s> {
             target: data.target.clone().unwrap_or_default(),
             ignore: data.ignore,
             compact,
-            slices: if fixed_batch { 1 } else { SLICES },
+            slices: if fixed_batch.is_some() { 1 } else { SLICES },
         };
         let data = data.clone();
-        let engine = Engine { source, data, weights, program, objective, columns, translator, graph, output };
+        let engine =
+            Engine { source, data, weights, program, objective, columns, translator, graph, output, fixed_batch };
         for split in [Split::Train, Split::Validation, Split::Test] {
             if engine.path(split).is_some() {
                 engine.examples(split)?;
@@ -157,6 +160,17 @@ impl<'s> Engine<'s> {
     /// The model's weights.
     pub fn weights(&self) -> &[Weight] {
         &self.weights
+    }
+
+    /// Examples a batch: as many as asked for, unless the graph is made for one number only.
+    pub(crate) fn batch(&self, wanted: usize) -> usize {
+        self.fixed_batch.unwrap_or(wanted)
+    }
+
+    /// Weights that the output does not depend on: training leaves them as they are.
+    pub fn unreached(&self) -> Vec<&str> {
+        let reached = |name: &str| self.program.params.iter().any(|p| p.name == name);
+        self.weights.iter().map(|w| w.name.as_str()).filter(|n| !reached(n)).collect()
     }
 
     /// Whether there is a file for a split.
@@ -266,7 +280,7 @@ impl<'s> Engine<'s> {
         let base = self.program.base(params, None)?;
         watch.progress.begin("evaluate", examples.count() as u64, Unit::Count);
         let parts: Vec<Result<Tally>> = examples
-            .plain_batches(BATCH)
+            .plain_batches(self.batch(BATCH))
             .into_par_iter()
             .map(|rows| {
                 watch.tick(rows.len() as u64)?;
@@ -325,7 +339,7 @@ impl<'s> Engine<'s> {
         let params = self.read(translator.program(), weights)?;
         let base = translator.program().base(&params, None)?;
         watch.progress.begin("translate", examples.count() as u64, Unit::Count);
-        let batches = examples.batches_by_length(BATCH)?;
+        let batches = examples.batches_by_length(self.batch(BATCH))?;
         let parts: Vec<Result<Vec<(usize, String)>>> = batches
             .into_par_iter()
             .map(|rows| {

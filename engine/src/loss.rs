@@ -113,3 +113,26 @@ pub fn loss<R: Real>(
         v => squared_error(output, v.float()?, scale),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_targets_neither_count_nor_carry_gradients() {
+        let output = Tensor::new([2, 2], vec![1.0f64, 1.0, 0.0, 5.0]);
+        let (tally, grad) = cross_entropy(output, &Tensor::vector(vec![1, 0]), Some(0), 1.0).unwrap();
+        assert_eq!((tally.counted, tally.correct), (1, 0)); // of equal outputs the first wins
+        assert!((tally.perplexity() - 2.0).abs() < 1e-12);
+        assert_eq!(grad.data(), [0.5, -0.5, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn squared_error_by_hand() {
+        let (tally, grad) =
+            squared_error(Tensor::vector(vec![1.0f64, 3.0]), &Tensor::vector(vec![0.0, 1.0]), 0.5).unwrap();
+        assert_eq!((tally.loss, tally.mean()), (5.0, 2.5));
+        assert_eq!(grad.data(), [1.0, 2.0]);
+        assert!(squared_error(Tensor::vector(vec![1.0f64]), &Tensor::vector(vec![0.0, 1.0]), 1.0).is_err());
+    }
+}

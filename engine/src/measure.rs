@@ -58,7 +58,7 @@ impl Engine<'_> {
         let examples = self.examples(Split::Train)?;
         let count = (options.examples.max(1) as usize).min(examples.count());
         let rows: Vec<usize> = (0..count).collect();
-        let batches: Vec<&[usize]> = rows.chunks(options.batch.max(1) as usize).collect();
+        let batches: Vec<&[usize]> = rows.chunks(self.batch(options.batch.max(1) as usize)).collect();
         let params = self.read(&self.program, weights)?;
         let trained = |name: &str| self.weights.iter().any(|w| w.name == name && w.trained);
         let carriers = self.program.carriers(trained)?;

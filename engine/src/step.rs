@@ -194,3 +194,40 @@ pub fn gradients<R: Real>(
     }
     Ok(Gradients { params: program.weight_gradients(base, sum)?, tally })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_drawn_from_the_softmax() {
+        let output = Tensor::new([1, 3], vec![0.0f64, 1.0, 2.0]);
+        let target = Value::ints(Tensor::vector(vec![0]));
+        let mut hits = [0.0; 3];
+        for key in 0..30_000 {
+            if let Value::Int(t, _) = drawn(&output, &target, None, key) {
+                hits[t.data()[0] as usize] += 1.0 / 30_000.0;
+            }
+        }
+        for (hit, expected) in hits.iter().zip([0.090_03, 0.244_73, 0.665_24]) {
+            assert!((hit - expected).abs() < 0.01, "{hits:?}");
+        }
+        let ignored = drawn(&output, &target, Some(0), 1);
+        assert_eq!(ignored.int().unwrap().data(), [0]);
+    }
+
+    /// One output of a model y = w·x: the Gauss–Newton diagonal of (y − t)² is 2x².
+    #[test]
+    fn drawn_targets_of_squared_error_are_unbiased() {
+        let (x, n) = (3.0, 20_000);
+        let output = Tensor::vector(vec![1.5f64]);
+        let target = Value::Float(Tensor::vector(vec![-4.0]));
+        let mut mean = 0.0;
+        for key in 0..n {
+            let label = drawn(&output, &target, None, key);
+            let (_, g) = loss(output.clone(), &label, None, 1.0).unwrap();
+            mean += (g.data()[0] * x).powi(2) / n as f64;
+        }
+        assert!((mean - 2.0 * x * x).abs() < 0.5, "{mean}");
+    }
+}

@@ -265,7 +265,7 @@ impl<'e, 's> Trainer<'e, 's> {
     /// [`Trainer::validate`] ends the epoch.
     pub fn part(&mut self, part: usize, of: usize, watch: Watch) -> Result<Tally> {
         let epoch = self.history.len();
-        let size = self.training.batch.map_or(BATCH, |b| b as usize);
+        let size = self.engine.batch(self.training.batch.map_or(BATCH, |b| b as usize));
         let batches = self.examples.shuffled_batches(size, mix(self.seed) ^ mix(epoch as u64));
         let range = part * batches.len() / of..(part + 1) * batches.len() / of;
         let count: usize = batches[range.clone()].iter().map(Vec::len).sum();

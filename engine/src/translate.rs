@@ -187,3 +187,29 @@ pub fn sentence(ids: &[i64], vocabulary: &[String], join: &str) -> String {
     // SentencePiece: a mark before a piece that begins a word
     text.replace(' ', "").replace(join, " ").trim().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_become_words() {
+        let words = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+        for (vocabulary, join, expected) in [
+            (["a", "b", "c"], "", "a b c"),
+            (["Wa@@", "sser", "fa@@"], "@@ ", "Wasser fa"),
+            (["\u{2581}Ein", "\u{2581}Hu", "nd"], "\u{2581}", "Ein Hund"),
+        ] {
+            assert_eq!(sentence(&[0, 1, 2], &words(&vocabulary), join), expected);
+        }
+        assert_eq!(sentence(&[0, 9], &words(&["a"]), ""), "a <unk>");
+    }
+
+    #[test]
+    fn best_tokens_come_in_order_and_equal_ones_by_id() {
+        let best: Vec<i64> = best_of(&[1.0f32, 3.0, 2.0, 3.0], 3).into_iter().map(|b| b.0).collect();
+        assert_eq!(best, [1, 3, 2]);
+        let p: f64 = best_of(&[0.5f64, -1.0, 2.0], 3).into_iter().map(|b| b.1.exp()).sum();
+        assert!((p - 1.0).abs() < 1e-12);
+    }
+}
