@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use compress_sdk::{Encoded, Evidence, Keep, Part, Reach};
+
 use crate::error::{Error, Result};
 use crate::evidence::EvidenceFile;
 use crate::files::clean_stale;
@@ -17,6 +19,7 @@ use crate::plan::{Plan, PruneWork, Work};
 use crate::progress::Watch;
 use crate::prune::{PartCount, Pruned, Pruning};
 use crate::recipe::{Retrain, Stage, Training};
+use crate::registry::{Instance, Origin};
 use crate::report::{
     self, Achieved, ClassReport, CompressReport, ModelReport, OutputReport, Report, StageClass, StageReport, Untouched,
     asked,
@@ -202,7 +205,7 @@ impl<'p> Run<'p> {
 
     fn prune(&mut self, work: &PruneWork<'_>, seed: u64, portion: f64) -> Result<StageReport> {
         let card = work.method.card();
-        let instance = work.method.create(&work.options, seed)?;
+        let instance = Several::create(work, seed)?;
         let kinds: Vec<_> = card.evidence.iter().map(|(kind, _)| *kind).collect();
         let evidence = match (&work.evidence, &self.plan.recipe.evidence) {
             (Some(file), _) => Some(file.clone()),
@@ -211,7 +214,7 @@ impl<'p> Run<'p> {
             }
             _ => None,
         };
-        let scoring = Scoring { instance, evidence: evidence.map(|file| (file, kinds)) };
+        let scoring = Scoring { instance: Box::new(instance), evidence: evidence.map(|file| (file, kinds)) };
         let job = Pruning {
             weights: &self.weights,
             map: &self.plan.map,
@@ -410,6 +413,42 @@ pub fn write_report(path: &Path, text: &str) -> Result<()> {
 
 mod model;
 pub use model::evaluate;
+
+/// A method's state for a stage: of a program that answers one call at a time, one process a thread.
+struct Several(Vec<Box<dyn Instance>>);
+
+/// Most processes of one program.
+const MAX_PROCESSES: usize = 4;
+
+impl Several {
+    fn create(work: &PruneWork<'_>, seed: u64) -> Result<Several> {
+        let copies = match work.method.origin() {
+            Origin::Program(_) if work.method.card().reach != Reach::Part => {
+                rayon::current_num_threads().clamp(1, MAX_PROCESSES)
+            }
+            _ => 1,
+        };
+        (0..copies).map(|_| work.method.create(&work.options, seed)).collect::<Result<_>>().map(Several)
+    }
+
+    fn mine(&self) -> &dyn Instance {
+        self.0[rayon::current_thread_index().unwrap_or(0) % self.0.len()].as_ref()
+    }
+}
+
+impl Instance for Several {
+    fn score(&self, part: &Part<'_>, evidence: &Evidence<'_>, out: &mut [f32]) -> Result<()> {
+        self.mine().score(part, evidence, out)
+    }
+
+    fn block_weights(&self) -> usize {
+        self.0[0].block_weights()
+    }
+
+    fn encode(&self, part: &Part<'_>, keep: Keep<'_>, evidence: &Evidence<'_>) -> Result<Encoded> {
+        self.mine().encode(part, keep, evidence)
+    }
+}
 
 /// The recipe's masks as bits.
 struct MaskBits {
