@@ -12,12 +12,14 @@ use compress_core::stfile::{Entry, StFile};
 use compress_engine::data::{Column, Examples};
 use compress_engine::engine::{AsStored, Engine, Split};
 use compress_engine::import::{import, value};
+use compress_engine::measure::MeasureOptions;
 use compress_engine::program::{Program, bind};
 use compress_engine::real::Real;
 use compress_engine::step::{Labels, Objective, gradients};
 use compress_engine::value::{Tensor, Value};
 use compress_onnx::Onnx;
 use compress_onnx::model::Model;
+use compress_sdk::EvidenceKind;
 
 fn nmt() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/nmt");
@@ -74,6 +76,35 @@ fn trimming_moves_the_perplexity_in_the_third_digit() {
     let engine = Engine::open(&*source, &Data { trim: true, ..data(&folder, Tokenize::None) }).unwrap();
     let got = engine.evaluate(&AsStored, Split::Validation, &[Metric::Perplexity], Watch::silent()).unwrap()[0].1;
     assert!((got - 4.8064).abs() < 0.05 && got != 4.8064, "{got}");
+}
+
+/// The same model by the dynamo exporter, whose LSTM weights reach the nodes through Slice and Concat at run time.
+#[test]
+fn the_other_exporter_gives_the_same_figures_and_every_weight_is_reached() {
+    let Some(folder) = nmt() else { return };
+    let fixtures = std::env::var_os("COMPRESS_FIXTURES").map_or_else(|| "/tmp/fixtures".into(), PathBuf::from);
+    let path = fixtures.join("nmt-dynamo.onnx");
+    if !path.exists() {
+        eprintln!("skipped: no file {}", path.display());
+        return;
+    }
+    let source = Onnx.open(&path, &OpenOptions::default()).unwrap();
+    let engine = Engine::open(&*source, &data(&folder, Tokenize::None)).unwrap();
+    let got = engine.evaluate(&AsStored, Split::Validation, &[Metric::Perplexity], Watch::silent()).unwrap();
+    assert_eq!(format!("{:.4}", got[0].1), "4.8064");
+    assert_eq!(engine.unreached(), Vec::<&str>::new());
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("evidence.safetensors");
+    let options = MeasureOptions { examples: 2, batch: 2, seed: 1 };
+    let kinds = [EvidenceKind::FisherDiag, EvidenceKind::Gram];
+    engine.measure(&AsStored, &kinds, options, &file, Watch::silent()).unwrap();
+    let evidence = StFile::open(&file).unwrap();
+    let names: Vec<&str> = evidence.entries().iter().map(|e| e.name.as_str()).collect();
+    assert_eq!(names.iter().filter(|n| n.ends_with(".gram")).count(), 11, "{names:?}");
+    for e in evidence.entries().iter().filter(|e| e.name.ends_with("fisher_diag")) {
+        let t: Tensor<f32> = floats(&evidence, e);
+        assert!(t.data().iter().any(|v| *v > 0.0), "{}", e.name);
+    }
 }
 
 /// Gradients of the first 32 training examples against PyTorch's in f64 (bench/engine/torch_nmt.py FOLDER gradients OUT;
