@@ -114,7 +114,12 @@ fn commands_are_run_and_checked() {
     };
     let dense = format!("{DATES}/model.safetensors");
     for (name, command, more, expected) in [
-        ("copies", "cp \"$COMPRESS_WEIGHTS\" {output}; echo '{\"epoch\": 1, \"metrics\": {\"loss\": 1.5}}'", "", Ok("loss 1.5")),
+        (
+            "copies",
+            "cp \"$COMPRESS_WEIGHTS\" {output}; echo '{\"epoch\": 1, \"metrics\": {\"loss\": 1.5}}'",
+            "",
+            Ok("loss 1.5"),
+        ),
         ("fails", "exit 3", "", Err("failed (exit status: 3)")),
         ("silent", "true", "", Err("without writing {output}")),
         ("garbage", "echo x > {output}", "", Err("trained.safetensors")),
@@ -128,7 +133,10 @@ fn commands_are_run_and_checked() {
             }
             Err(sentence) => {
                 fails(folder, &[&format!("{name}.toml")], 1, sentence);
-                assert!(!folder.join(format!("{name}.onnx")).exists() && !folder.join(format!("{name}.onnx.state")).exists());
+                assert!(
+                    !folder.join(format!("{name}.onnx")).exists()
+                        && !folder.join(format!("{name}.onnx.state")).exists()
+                );
             }
         }
     }
@@ -138,7 +146,10 @@ fn commands_are_run_and_checked() {
 fn a_model_without_a_graph_is_sent_elsewhere() {
     let temp = tempfile::tempdir().unwrap();
     let path = recipe(temp.path(), "st", "[[stage]]\nretrain = { epochs = 1 }\n");
-    let text = std::fs::read_to_string(&path).unwrap().replace("model.onnx", "model.safetensors").replace("st.onnx", "st.safetensors");
+    let text = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace("model.onnx", "model.safetensors")
+        .replace("st.onnx", "st.safetensors");
     std::fs::write(&path, text).unwrap();
     fails(temp.path(), &["st.toml"], 2, "command =");
 }

@@ -68,10 +68,10 @@ pub trait Source: Send + Sync {
     fn warnings(&self) -> &[String] {
         &[]
     }
-    /// Exactly the bytes of all files that [`Source::create`] would write with these outlines if all other tensors
-    /// were `Same` or, where the input had them packed and `dense` names them, dense; `None` where that is not known.
-    fn predict(&self, options: &CreateOptions, dense: &BTreeSet<TensorId>) -> Option<u64> {
-        let _ = (options, dense);
+    /// Exactly the bytes of all files that [`Source::create`] would write with these options if every tensor that
+    /// they do not name stayed the same; `None` where that is not known.
+    fn predict(&self, options: &CreateOptions) -> Option<u64> {
+        let _ = options;
         None
     }
     /// A sink for a model like this one. Refuses an output that is one of this source's files under any name.
@@ -89,8 +89,10 @@ pub struct CreateOptions {
     pub recipe: Option<String>,
     /// Total bytes that the model is expected to have, where known: ONNX switches to external data before 2 GB.
     pub expected_bytes: Option<u64>,
-    /// What the packed tensors will be made of, by the numbers of this source; all others stay dense or the same.
+    /// What the packed tensors will be made of, by the numbers of this source.
     pub outlines: BTreeMap<TensorId, Outline>,
+    /// Tensors that are packed in the input and will be given dense.
+    pub dense: BTreeSet<TensorId>,
 }
 
 /// Bytes that can be produced from any offset, from any thread: what the sink pulls from.

@@ -1,6 +1,7 @@
 //! All tensors of a model in file order, under names that are unique.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use compress_core::tensor::{Dtype, TensorId, TensorInfo};
 
@@ -26,6 +27,10 @@ pub(crate) struct List {
     pub(crate) sites: Vec<Site>,
     /// The number of the tensor that is this message.
     pub(crate) by_message: HashMap<MessageId, TensorId>,
+    /// The initialisers that packed tensors are made of, and their files.
+    pub(crate) parts: Vec<(TensorRef, usize)>,
+    /// Which of them a packed tensor is made of.
+    pub(crate) parts_of: HashMap<TensorId, Range<usize>>,
 }
 
 impl List {
@@ -51,6 +56,11 @@ impl List {
             let info = match &site {
                 Site::Tensor(t) | Site::Pair(t, _) => {
                     list.by_message.insert(t.message, id);
+                    if let Place::Packed(packed) = &t.place {
+                        let first = list.parts.len();
+                        list.parts.extend(packed.parts.iter().map(|p| (p.clone(), file_of(p))));
+                        list.parts_of.insert(id, first..list.parts.len());
+                    }
                     let stored = t.stored_bytes();
                     let shape = (t.dims.clone(), t.data_type, t.elements);
                     describe(name, shape, stored, file_of(t))
@@ -196,7 +206,9 @@ fn pairs(graph: &Graph) -> HashMap<&str, &TensorRef> {
             let Some(base) = orig.strip_suffix("_orig") else { continue };
             let named = mask.strip_suffix("_mask") == Some(base) && !by_name.contains_key(base);
             let (Some(orig), Some(mask)) = (by_name.get(orig.as_str()), by_name.get(mask.as_str())) else { continue };
-            let readable = |t: &TensorRef| matches!(t.place, Place::Raw { .. } | Place::Typed(_) | Place::External(_));
+            let readable = |t: &TensorRef| {
+                matches!(t.place, Place::Raw { .. } | Place::Typed(_) | Place::External(_) | Place::Packed(_))
+            };
             let fits = orig.dims == mask.dims && orig.data_type == mask.data_type && orig.data_type.is_float();
             if named && fits && readable(orig) && readable(mask) {
                 pairs.insert(orig.name.as_str(), *mask);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use compress_core::class::Roles;
-use compress_core::format::{CreateOptions, OpenOptions, Sink, Source, SourceFile};
+use compress_core::format::{CreateOptions, OpenOptions, PackedLayout, Sink, Source, SourceFile};
 use compress_core::tensor::{TensorId, TensorInfo};
 use compress_core::{Error, Result};
 
@@ -56,6 +56,10 @@ impl OnnxSource {
         let file_of = |tensor: &TensorRef| match &tensor.place {
             Place::External(e) => inputs.iter().position(|i| i.identity() == e.input.identity()).unwrap_or(0),
             _ => 0,
+        };
+        let file_of = |tensor: &TensorRef| match &tensor.place {
+            Place::Packed(packed) => packed.parts.iter().map(file_of).max().unwrap_or(0),
+            _ => file_of(tensor),
         };
         let list = List::of(&model, file_of);
         let shared = Shared { model, list, files, inputs, options: *options };
@@ -130,6 +134,13 @@ impl Source for OnnxSource {
 
     fn roles(&self) -> Option<&Roles> {
         Some(&self.roles)
+    }
+
+    fn packed(&self, id: TensorId) -> Option<PackedLayout> {
+        match &self.tensor(id)?.place {
+            Place::Packed(packed) => packed.outline.terms.first().map(|t| t.layout),
+            _ => None,
+        }
     }
 
     fn warnings(&self) -> &[String] {

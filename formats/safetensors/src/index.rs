@@ -67,9 +67,9 @@ impl Index {
         names
     }
 
-    /// The text of an index in which tensors are renamed or dropped (`None`), with the right total; everything else as it
+    /// The text of an index in which tensors are replaced by others of the same shard, with the right total; everything else as it
     /// was, in the layout of Hugging Face (two spaces, sorted).
-    pub fn rewritten(&self, changes: &BTreeMap<&str, Option<&str>>, total_size: u64) -> Result<Vec<u8>> {
+    pub fn rewritten(&self, changes: &BTreeMap<&str, Vec<String>>, total_size: u64) -> Result<Vec<u8>> {
         let wrong = |e: &dyn fmt::Display| Error::failed(format!("\"{}\": {e}", self.path.display()));
         let mut value: Value = serde_json::from_slice(&self.text).map_err(|e| wrong(&e))?;
         let object = value.as_object_mut().ok_or_else(|| wrong(&"the index is no object"))?;
@@ -79,11 +79,14 @@ impl Index {
         }
         if let Some(map) = object.get_mut("weight_map").and_then(Value::as_object_mut) {
             let old = std::mem::take(map);
-            let renamed = old.into_iter().filter_map(|(name, shard)| match changes.get(name.as_str()) {
-                None => Some((name, shard)),
-                Some(new) => new.map(|new| (new.to_string(), shard)),
-            });
-            *map = renamed.collect::<BTreeMap<_, _>>().into_iter().collect();
+            let mut new = BTreeMap::new();
+            for (name, shard) in old {
+                match changes.get(name.as_str()) {
+                    None => _ = new.insert(name, shard),
+                    Some(names) => new.extend(names.iter().map(|n| (n.clone(), shard.clone()))),
+                }
+            }
+            *map = new.into_iter().collect();
         }
         let mut text = serde_json::to_vec_pretty(&value).map_err(|e| wrong(&e))?;
         text.push(b'\n');

@@ -11,7 +11,9 @@ use compress_core::format::{Format, OpenOptions, PackedLayout, Source, ValueCodi
 
 mod folder;
 mod index;
+mod legacy;
 mod model;
+mod packed;
 mod pairs;
 mod shard;
 mod sink;
@@ -34,12 +36,12 @@ impl Format for Safetensors {
         name.ends_with(".safetensors") || name.ends_with(index::SUFFIX) || begins_like_one(path)
     }
 
-    fn open(&self, path: &Path, _: &OpenOptions) -> Result<Box<dyn Source>> {
-        Ok(Box::new(model::Model::open(path)?))
+    fn open(&self, path: &Path, options: &OpenOptions) -> Result<Box<dyn Source>> {
+        Ok(Box::new(model::Model::open(path, options.max_expand)?))
     }
 
-    fn stores(&self, layout: PackedLayout, values: ValueCoding) -> bool {
-        layout == PackedLayout::Dense && values == ValueCoding::Plain
+    fn stores(&self, _: PackedLayout, _: ValueCoding) -> bool {
+        true
     }
 }
 

@@ -1,10 +1,11 @@
 //! An open model: one file, or the shards that an index names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use compress_core::class::Roles;
+use compress_core::encode::outline::{Outline, PackedLayout};
 use compress_core::format::{CreateOptions, Sink, Source, SourceFile};
 use compress_core::stfile::{Entry, StFile, quoted};
 use compress_core::tensor::{TensorId, TensorInfo};
@@ -12,6 +13,8 @@ use compress_core::{Error, Result};
 
 use crate::folder::{self, Extra};
 use crate::index::Index;
+use crate::legacy;
+use crate::packed::{self, Stored};
 use crate::pairs::{self, At, Pair};
 use crate::sink;
 
@@ -27,13 +30,15 @@ pub enum Slot {
         /// `X_mask`.
         mask: At,
     },
+    /// In pieces: position in [`Inner::packed`], and the shard that it is written to.
+    Packed(usize, usize),
 }
 
 impl Slot {
     /// The shard that the tensor is written to.
     pub fn shard(self) -> usize {
         match self {
-            Slot::Stored((shard, _)) | Slot::Pair { orig: (shard, _), .. } => shard,
+            Slot::Stored((shard, _)) | Slot::Pair { orig: (shard, _), .. } | Slot::Packed(_, shard) => shard,
         }
     }
 }
@@ -56,7 +61,11 @@ pub struct Model(pub Arc<Inner>);
 /// What the clones share.
 pub struct Inner {
     /// The files of tensors, by name.
-    pub shards: Vec<StFile>,
+    pub shards: Vec<Arc<StFile>>,
+    /// Tensors that are stored in pieces.
+    pub packed: Vec<Stored>,
+    /// Whether tensors of compressed-tensors' sparse formats were met.
+    pub legacy: bool,
     /// One a tensor.
     pub slots: Vec<Slot>,
     /// One a tensor, sorted by shard, then position.
@@ -76,31 +85,51 @@ impl Inner {
 
     /// A pair's two sides.
     pub fn pair(&self, orig: At, mask: At) -> Pair<'_> {
-        let side = |at: At| (&self.shards[at.0], self.entry(at));
+        let side = |at: At| (self.shards[at.0].as_ref(), self.entry(at));
         Pair { orig: side(orig), mask: side(mask) }
     }
 
     /// A tensor as it is written when it is not packed; its position is yet to be set.
     pub fn planned(&self, id: TensorId) -> Entry {
-        let (Slot::Stored(at) | Slot::Pair { orig: at, .. }) = self.slots[id];
-        Entry { name: self.tensors[id].name.clone(), ..self.entry(at).clone() }
+        let info = &self.tensors[id];
+        match self.slots[id] {
+            Slot::Stored(at) | Slot::Pair { orig: at, .. } => {
+                Entry { name: info.name.clone(), ..self.entry(at).clone() }
+            }
+            Slot::Packed(..) => Entry {
+                name: info.name.clone(),
+                dtype: info.dtype.clone(),
+                shape: info.shape.clone(),
+                elements: info.elements,
+                start: 0,
+                end: info.dense_bytes(),
+            },
+        }
+    }
+
+    /// What a tensor stays packed as, if nothing is put in its place.
+    pub fn outline(&self, id: TensorId) -> Option<&Outline> {
+        match self.slots[id] {
+            Slot::Packed(i, _) => self.packed[i].outline.as_ref(),
+            _ => None,
+        }
     }
 }
 
 impl Model {
     /// Opens a file, a folder or an index, and checks all headers against each other.
-    pub fn open(path: &Path) -> Result<Model> {
+    pub fn open(path: &Path, max_expand: u64) -> Result<Model> {
         let is_folder = path.is_dir();
         let entry = if is_folder { folder::entry_file(path)? } else { path.to_path_buf() };
         let mut warnings = Vec::new();
         let is_index = entry.to_string_lossy().ends_with(crate::index::SUFFIX);
         let index = if is_index { Some(Index::open(&entry)?) } else { None };
         let shards = match &index {
-            None => vec![StFile::open(&entry)?],
+            None => vec![Arc::new(StFile::open(&entry)?)],
             Some(index) => open_shards(index, &mut warnings)?,
         };
         let mut files = Vec::new();
-        for path in shards.iter().map(StFile::path).chain(index.as_ref().map(|i| i.path.as_path())) {
+        for path in shards.iter().map(|s| s.path()).chain(index.as_ref().map(|i| i.path.as_path())) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let bytes = std::fs::metadata(path).map_err(|e| Error::io("read", path, &e))?.len();
             files.push(SourceFile { path: path.to_path_buf(), name, bytes });
@@ -113,8 +142,8 @@ impl Model {
         } else {
             None
         };
-        let (slots, tensors) = number(&shards, &mut warnings)?;
-        let inner = Inner { shards, slots, tensors, folder, files, warnings: Vec::new() };
+        let Numbered { slots, tensors, packed, legacy } = number(&shards, max_expand, &mut warnings)?;
+        let inner = Inner { shards, packed, legacy, slots, tensors, folder, files, warnings: Vec::new() };
         if let Some(total) = inner.folder.as_ref().and_then(|f| f.index.as_ref()?.total_size) {
             let right: u64 = inner.shards.iter().flat_map(|s| s.entries()).map(Entry::bytes).sum();
             if total != right {
@@ -126,12 +155,12 @@ impl Model {
 }
 
 /// Opens the shards of an index; each tensor must be where the index says.
-fn open_shards(index: &Index, warnings: &mut Vec<String>) -> Result<Vec<StFile>> {
+fn open_shards(index: &Index, warnings: &mut Vec<String>) -> Result<Vec<Arc<StFile>>> {
     let root = compress_core::files::folder_of(&index.path);
     let place = format!("\"{}\"", index.path.display());
     let names = index.shards();
-    let shards: Vec<StFile> =
-        names.iter().map(|n| StFile::open(&root.join(n)).map_err(|e| e.at(&place))).collect::<Result<_>>()?;
+    let open = |name: &String| StFile::open(&root.join(name)).map(Arc::new).map_err(|e| e.at(&place));
+    let shards: Vec<Arc<StFile>> = names.iter().map(open).collect::<Result<_>>()?;
     let mut wanted: Vec<(&String, &String)> = index.weight_map.iter().collect();
     wanted.sort();
     for (tensor, shard) in wanted {
@@ -149,8 +178,16 @@ fn open_shards(index: &Index, warnings: &mut Vec<String>) -> Result<Vec<StFile>>
     Ok(shards)
 }
 
-/// Numbers the tensors in file order and joins pairs.
-fn number(shards: &[StFile], warnings: &mut Vec<String>) -> Result<(Vec<Slot>, Vec<TensorInfo>)> {
+/// The tensors of all shards.
+struct Numbered {
+    slots: Vec<Slot>,
+    tensors: Vec<TensorInfo>,
+    packed: Vec<Stored>,
+    legacy: bool,
+}
+
+/// Numbers the tensors in file order, joins pairs and pieces.
+fn number(shards: &[Arc<StFile>], max_expand: u64, warnings: &mut Vec<String>) -> Result<Numbered> {
     let mut by_name: HashMap<&str, At> = HashMap::new();
     for (s, shard) in shards.iter().enumerate() {
         for (e, entry) in shard.entries().iter().enumerate() {
@@ -160,11 +197,55 @@ fn number(shards: &[StFile], warnings: &mut Vec<String>) -> Result<(Vec<Slot>, V
             }
         }
     }
+    let mut named = Vec::new();
+    for (s, shard) in shards.iter().enumerate() {
+        named.extend(packed::find(s, shard, max_expand)?);
+    }
+    let old = legacy::find(shards, &by_name, max_expand)?;
+    let legacy = !old.is_empty();
+    named.extend(old.into_iter().map(|l| (l.name.clone(), l.stored)));
+    // A packed tensor stands where its first piece is; the other pieces stand for nothing else.
+    let mut names = HashSet::new();
+    let (mut first, mut pieces, mut packed, mut infos) = (HashMap::new(), HashSet::new(), Vec::new(), Vec::new());
+    for (name, stored) in named {
+        if by_name.contains_key(name.as_str()) || !names.insert(name.clone()) {
+            return Err(Error::failed(format!("tensor {} is there twice", quoted(&name))));
+        }
+        let mut places = stored.entries.clone();
+        places.sort_unstable();
+        let bytes = |at: &At| shards[at.0].entries()[at.1].bytes();
+        infos.push(TensorInfo {
+            elements: stored.shape.iter().product(),
+            shape: stored.shape.clone(),
+            dtype: stored.dtype.clone(),
+            stored_bytes: places.iter().map(bytes).sum(),
+            file: places.first().map_or(0, |at| at.0),
+            not_a_weight: None,
+            name,
+        });
+        if let Some(at) = places.first() {
+            first.insert(*at, packed.len());
+        }
+        for at in places {
+            if !pieces.insert(at) {
+                let text = "it is a piece of two tensors";
+                return Err(Error::failed(text).at(shards[at.0].place(&shards[at.0].entries()[at.1].name)));
+            }
+        }
+        packed.push(stored);
+    }
     let pairs = pairs::find(shards, &by_name);
-    let masks: std::collections::HashSet<At> = pairs.values().map(|(_, mask)| *mask).collect();
+    let masks: HashSet<At> = pairs.values().map(|(_, mask)| *mask).collect();
     let (mut slots, mut tensors) = (Vec::new(), Vec::new());
     for (s, shard) in shards.iter().enumerate() {
         for (e, entry) in shard.entries().iter().enumerate().filter(|(e, _)| !masks.contains(&(s, *e))) {
+            if let Some(i) = first.get(&(s, e)) {
+                slots.push(Slot::Packed(*i, s));
+                tensors.push(infos[*i].clone());
+            }
+            if pieces.contains(&(s, e)) {
+                continue;
+            }
             let mut info = TensorInfo {
                 name: entry.name.clone(),
                 shape: entry.shape.clone(),
@@ -195,7 +276,7 @@ fn number(shards: &[StFile], warnings: &mut Vec<String>) -> Result<(Vec<Slot>, V
         );
         warnings.push(format!("{} pairs {text}: {example}{}", pairs.len(), if pairs.len() > 1 { ", …" } else { "" }));
     }
-    Ok((slots, tensors))
+    Ok(Numbered { slots, tensors, packed, legacy })
 }
 
 impl Source for Model {
@@ -215,7 +296,26 @@ impl Source for Model {
         match self.0.slots[id] {
             Slot::Stored(at) => self.0.shards[at.0].read_at(self.0.entry(at), offset, out),
             Slot::Pair { orig, mask } => self.0.pair(orig, mask).read_at(offset, out),
+            Slot::Packed(i, _) => {
+                let info = &self.0.tensors[id];
+                let place = |e: Error| e.at(self.0.shards[info.file].place(&info.name));
+                self.0.packed[i].reader.read_at(offset, out).map_err(place)
+            }
         }
+    }
+
+    fn packed(&self, id: TensorId) -> Option<PackedLayout> {
+        match self.0.slots[id] {
+            Slot::Packed(i, _) => {
+                let outline = self.0.packed[i].outline.as_ref();
+                Some(outline.and_then(|o| o.terms.first()).map_or(PackedLayout::Mask, |t| t.layout))
+            }
+            _ => None,
+        }
+    }
+
+    fn predict(&self, options: &CreateOptions) -> Option<u64> {
+        sink::predict(&self.0, options).ok()
     }
 
     fn roles(&self) -> Option<&Roles> {

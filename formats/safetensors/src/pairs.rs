@@ -2,6 +2,7 @@
 //! and written as the one tensor X.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use compress_core::Result;
 use compress_core::format::Blocks;
@@ -14,7 +15,7 @@ pub type At = (usize, usize);
 
 /// Finds the pairs: position of the original to (name, position of the mask). Equal shapes, an original that is a
 /// float, a mask of the same type or of bytes, and no other tensor named X.
-pub fn find(shards: &[StFile], by_name: &HashMap<&str, At>) -> HashMap<At, (String, At)> {
+pub fn find(shards: &[Arc<StFile>], by_name: &HashMap<&str, At>) -> HashMap<At, (String, At)> {
     let entry = |at: At| &shards[at.0].entries()[at.1];
     let mut pairs = HashMap::new();
     for (name, &at) in by_name {

@@ -6,11 +6,15 @@
 use std::fs::File;
 use std::path::PathBuf;
 
+use compress_core::encode::outline::Outline;
 use compress_core::files;
+use compress_core::format::CreateOptions;
 use compress_core::stfile::{Entry, StFile, encode_header};
+use compress_core::tensor::TensorId;
 use compress_core::{Error, Result};
 
 use crate::model::Inner;
+use crate::packed;
 
 /// The disk is set to work each time this many bytes more are written.
 const WRITEBACK_BYTES: u64 = 8 << 20;
@@ -25,6 +29,7 @@ pub struct Shard {
     data_at: u64,
     /// Where the file would end if nothing was packed.
     reserved: u64,
+    metadata: Vec<(String, String)>,
     entries: Vec<Entry>,
     end: u64,
     /// A run of bytes to be copied: from, to, how many.
@@ -33,26 +38,75 @@ pub struct Shard {
     queued: u64,
 }
 
+/// What a shard will hold, by the outlines of [`CreateOptions`].
+pub struct Plan {
+    /// All entries, tensor by tensor.
+    pub entries: Vec<Entry>,
+    /// The metadata.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// Of shard `s`.
+    pub fn of(model: &Inner, s: usize, options: &CreateOptions) -> Plan {
+        let mut plan = Plan { entries: Vec::new(), metadata: packed::foreign_metadata(&model.shards[s]) };
+        let (mut described, mut end) = (Vec::new(), 0);
+        for id in (0..model.slots.len()).filter(|i| model.slots[*i].shard() == s) {
+            let name = &model.tensors[id].name;
+            let entries = match becomes(model, id, options) {
+                Some(outline) => {
+                    described.push(packed::metadata(name, outline));
+                    packed::entries(name, outline)
+                }
+                None => vec![model.planned(id)],
+            };
+            for mut entry in entries {
+                (entry.start, entry.end) = (end, end + entry.bytes());
+                end = entry.end;
+                plan.entries.push(entry);
+            }
+        }
+        if !described.is_empty() {
+            plan.metadata.push((packed::VERSION_KEY.into(), packed::VERSION.into()));
+            let old = model.shards[s].metadata().iter().find(|(k, _)| k == packed::RECIPE_KEY);
+            let recipe = options.recipe.clone().or_else(|| old.map(|(_, v)| v.clone()));
+            plan.metadata.extend(recipe.map(|r| (packed::RECIPE_KEY.to_string(), r)));
+            plan.metadata.extend(described);
+        }
+        plan
+    }
+
+    fn data_at(&self, source: &StFile) -> u64 {
+        match self.entries == source.entries() && self.metadata == source.metadata() {
+            true => source.data_at(),
+            false => encode_header(&self.metadata, &self.entries).len() as u64,
+        }
+    }
+
+    /// Bytes of the tensors.
+    pub fn payload(&self) -> u64 {
+        self.entries.last().map_or(0, |e| e.end)
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self, source: &StFile) -> u64 {
+        self.data_at(source) + self.payload()
+    }
+}
+
+/// What a tensor will be packed as.
+pub fn becomes<'a>(model: &'a Inner, id: TensorId, options: &'a CreateOptions) -> Option<&'a Outline> {
+    options.outlines.get(&id).or_else(|| model.outline(id).filter(|_| !options.dense.contains(&id)))
+}
+
 impl Shard {
     /// Reserves the space of shard `s`.
-    pub fn create(model: &Inner, s: usize, file: File, path: PathBuf) -> Result<Shard> {
-        let source = &model.shards[s];
-        let ids = (0..model.slots.len()).filter(|i| model.slots[*i].shard() == s);
-        let mut end = 0;
-        let mut planned = Vec::new();
-        for id in ids {
-            let mut entry = model.planned(id);
-            (entry.start, entry.end) = (end, end + entry.bytes());
-            end = entry.end;
-            planned.push(entry);
-        }
-        let data_at = match planned == source.entries() {
-            true => source.data_at(),
-            false => encode_header(source.metadata(), &planned).len() as u64,
-        };
-        let reserved = data_at + end;
+    pub fn create(model: &Inner, s: usize, options: &CreateOptions, file: File, path: PathBuf) -> Result<Shard> {
+        let plan = Plan::of(model, s, options);
+        let (data_at, reserved) = (plan.data_at(&model.shards[s]), plan.bytes(&model.shards[s]));
         files::preallocate(&file, reserved).map_err(|e| Error::io("write", &path, &e))?;
-        Ok(Shard { file, path, data_at, reserved, entries: Vec::new(), end: 0, run: (0, 0, 0), queued: 0 })
+        let (entries, end, run, queued) = (Vec::new(), 0, (0, 0, 0), 0);
+        Ok(Shard { file, path, data_at, reserved, metadata: plan.metadata, entries, end, run, queued })
     }
 
     /// Bytes of the tensors so far.
@@ -111,10 +165,10 @@ impl Shard {
     pub fn finish(&mut self, source: &StFile) -> Result<()> {
         self.copy_run(source)?;
         let io = |e: std::io::Error| Error::io("write", &self.path, &e);
-        if self.data_at == source.data_at() && self.entries == source.entries() {
+        if self.data_at == source.data_at() && self.entries == source.entries() && self.metadata == source.metadata() {
             files::copy_range(source.file(), 0, &self.file, 0, self.data_at).map_err(io)?;
         } else {
-            let mut header = encode_header(source.metadata(), &self.entries);
+            let mut header = encode_header(&self.metadata, &self.entries);
             if header.len() as u64 > self.data_at {
                 return Err(Error::failed(format!("the header of \"{}\" outgrew its space", self.path.display())));
             }

@@ -7,16 +7,21 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use compress_core::encode::ReadAt;
 use compress_core::files::{self, TempDir, TempFile};
-use compress_core::format::{Content, CreateOptions, Sink, Staged, StagedFile};
+use compress_core::format::{Blocks, Content, CreateOptions, Sink, Staged, StagedFile};
 use compress_core::progress::Watch;
 use compress_core::pump::pump;
 use compress_core::stfile::quoted;
 use compress_core::tensor::TensorId;
 use compress_core::{Error, Result};
 
-use crate::model::{Folder, Model, Slot};
-use crate::shard::Shard;
+use crate::index::Index;
+use crate::legacy;
+use crate::model::{Folder, Inner, Model, Slot};
+use crate::packed;
+use crate::pairs::At;
+use crate::shard::{Plan, Shard, becomes};
 use crate::staged::{Place, StagedModel, check_output};
 
 /// The writer of a model.
@@ -25,6 +30,7 @@ pub struct ModelSink {
     output: PathBuf,
     place: Place,
     shards: Vec<Shard>,
+    options: CreateOptions,
     next: TensorId,
 }
 
@@ -48,9 +54,10 @@ impl ModelSink {
                     (new_file(dir.path(), name, output)?, output.join(name))
                 }
             };
-            shards.push(Shard::create(&model.0, s, file, path)?);
+            shards.push(Shard::create(&model.0, s, options, file, path)?);
         }
-        Ok(ModelSink { model, output: output.to_path_buf(), place, shards, next: 0 })
+        let options = options.clone();
+        Ok(ModelSink { model, output: output.to_path_buf(), place, shards, options, next: 0 })
     }
 
     /// Gives the tensors up to `end` their old content.
@@ -70,6 +77,19 @@ impl ModelSink {
         let watch = Watch::silent();
         match (content, slot) {
             (Content::Same, Slot::Stored(at)) => shard.keep(&model.shards[at.0], model.entry(at))?,
+            (Content::Same, Slot::Packed(i, _)) if model.packed[i].outline.is_some() => {
+                if self.options.dense.contains(&id) || self.options.outlines.contains_key(&id) {
+                    return Err(named(Error::failed("it was to become something else, but nothing was given")));
+                }
+                for at in &model.packed[i].entries {
+                    shard.keep(&model.shards[at.0], model.entry(*at))?;
+                }
+            }
+            (Content::Same, Slot::Packed(i, _)) => {
+                let at = shard.append(model.planned(id))?;
+                let unpacked = Unpacked(model.packed[i].reader.as_ref(), info.dense_bytes());
+                pump(&unpacked, &shard.file, &shard.path, at, &watch).map_err(named)?;
+            }
             (Content::Same, Slot::Pair { orig, mask }) => {
                 let at = shard.append(model.planned(id))?;
                 pump(&model.pair(orig, mask), &shard.file, &shard.path, at, &watch).map_err(named)?;
@@ -83,8 +103,17 @@ impl ModelSink {
                 let at = shard.append(planned)?;
                 pump(blocks, &shard.file, &shard.path, at, &watch).map_err(named)?;
             }
-            (Content::Packed(_), _) => {
-                return Err(named(Error::failed("packed tensors cannot be written as safetensors yet")));
+            (Content::Packed(packed), _) => {
+                let outline = packed.outline();
+                if self.options.outlines.get(&id) != Some(&outline) {
+                    return Err(named(Error::failed("packed in another way than was announced")));
+                }
+                let entries = packed::entries(&info.name, &outline);
+                let pieces = packed.terms.iter().flat_map(|t| &t.pieces);
+                for (entry, piece) in entries.into_iter().zip(pieces) {
+                    let at = shard.append(entry)?;
+                    pump(piece.data.as_ref(), &shard.file, &shard.path, at, &watch).map_err(named)?;
+                }
             }
         }
         self.next = id + 1;
@@ -97,16 +126,8 @@ impl ModelSink {
     /// The index with what changed, and the extra files.
     fn write_folder(&self, dir: &Path, folder: &Folder) -> Result<()> {
         if let Some(index) = &folder.index {
-            let mut changes = BTreeMap::new();
-            for (slot, info) in self.model.0.slots.iter().zip(&self.model.0.tensors) {
-                if let Slot::Pair { orig, mask } = slot {
-                    changes.insert(self.model.0.entry(*orig).name.as_str(), Some(info.name.as_str()));
-                    changes.insert(self.model.0.entry(*mask).name.as_str(), None);
-                }
-            }
             let total = self.shards.iter().map(Shard::payload).sum();
-            let kept = changes.is_empty() && index.total_size.is_none_or(|t| t == total);
-            let text = if kept { index.text.clone() } else { index.rewritten(&changes, total)? };
+            let text = index_text(&self.model.0, index, &self.options, total)?;
             let name = Path::new(index.path.file_name().unwrap_or_default());
             let (file, path) = (new_file(dir, name, &self.output)?, self.output.join(name));
             let io = |e| Error::io("write", &path, &e);
@@ -115,6 +136,13 @@ impl ModelSink {
         }
         for extra in &folder.extras {
             let from_path = folder.root.join(extra);
+            if self.model.0.legacy && extra == Path::new("config.json") {
+                let text = legacy::config_without_sparsity(&from_path)?;
+                let (to, path) = (new_file(dir, extra, &self.output)?, self.output.join(extra));
+                files::write_all_at(&to, &text, 0).map_err(|e| Error::io("write", &path, &e))?;
+                to.sync_all().map_err(|e| Error::io("write", &path, &e))?;
+                continue;
+            }
             let from = files::open(&from_path)?;
             let (to_path, below) = (self.output.join(extra), dir.join(files::folder_of(extra)));
             let to_io = |e: std::io::Error| Error::io("write", &to_path, &e);
@@ -174,4 +202,58 @@ impl Sink for ModelSink {
 fn new_file(dir: &Path, name: &Path, output: &Path) -> Result<File> {
     let file = File::options().read(true).write(true).create_new(true).open(dir.join(name));
     file.map_err(|e| Error::io("write", &output.join(name), &e))
+}
+
+/// A legacy tensor, unpacked.
+struct Unpacked<'a>(&'a dyn ReadAt, u64);
+
+impl Blocks for Unpacked<'_> {
+    fn bytes(&self) -> u64 {
+        self.1
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, out)
+    }
+}
+
+/// The index's text after pairs and pieces took their new form.
+fn index_text(model: &Inner, index: &Index, options: &CreateOptions, total: u64) -> Result<Vec<u8>> {
+    let mut changes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (id, (slot, info)) in model.slots.iter().zip(&model.tensors).enumerate() {
+        let now = match becomes(model, id, options) {
+            Some(outline) => packed::entries(&info.name, outline).into_iter().map(|e| e.name).collect(),
+            None => vec![info.name.clone()],
+        };
+        let before: Vec<At> = match slot {
+            Slot::Stored(at) => vec![*at],
+            Slot::Pair { orig, mask } => vec![*orig, *mask],
+            Slot::Packed(i, _) => {
+                // The first in its shard stands for the tensor.
+                let mut entries = model.packed[*i].entries.clone();
+                entries.sort_unstable();
+                entries
+            }
+        };
+        let names: Vec<&str> = before.iter().map(|at| model.entry(*at).name.as_str()).collect();
+        if names.iter().all(|n| now.iter().any(|m| m == n)) && names.len() == now.len() {
+            continue;
+        }
+        for (k, name) in names.into_iter().enumerate() {
+            changes.insert(name, if k == 0 { now.clone() } else { Vec::new() });
+        }
+    }
+    let kept = changes.is_empty() && index.total_size.is_none_or(|t| t == total);
+    if kept { Ok(index.text.clone()) } else { index.rewritten(&changes, total) }
+}
+
+/// Bytes of all files that would be written.
+pub fn predict(model: &Inner, options: &CreateOptions) -> Result<u64> {
+    let plans: Vec<Plan> = (0..model.shards.len()).map(|s| Plan::of(model, s, options)).collect();
+    let total = plans.iter().map(Plan::payload).sum();
+    let mut bytes: u64 = plans.iter().zip(&model.shards).map(|(p, s)| p.bytes(s)).sum();
+    if let Some(index) = model.folder.as_ref().and_then(|f| f.index.as_ref()) {
+        bytes += index_text(model, index, options, total)?.len() as u64;
+    }
+    Ok(bytes)
 }

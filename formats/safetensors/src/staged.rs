@@ -38,7 +38,7 @@ impl Staged for StagedModel {
             Place::File(temp) => temp.path(),
             Place::Folder(_) => &self.files[self.files.len() - 1].path,
         };
-        Ok(Box::new(Model::open(path)?))
+        Ok(Box::new(Model::open(path, u64::MAX)?))
     }
 
     fn commit(self: Box<Self>) -> Result<()> {

@@ -133,6 +133,8 @@ pub struct Node {
     pub attributes: Vec<(String, Attribute)>,
     /// Where it begins in the file.
     pub(crate) position: u64,
+    /// The message itself.
+    pub(crate) message: MessageId,
 }
 
 impl Node {

@@ -74,7 +74,9 @@ impl Parser<'_> {
             }
             self.cursor.seek(f.span.end);
         }
-        let Some(graph) = graph else { return Err(self.input.broken("it has no graph")) };
+        let Some(mut graph) = graph else { return Err(self.input.broken("it has no graph")) };
+        crate::packed::find::fold(&mut graph, self.max_expand)
+            .map_err(|e| e.at(format_args!("\"{}\"", self.input.path().display())))?;
         let (input, spans, externals) = (self.input, self.spans, self.externals);
         let model = Model {
             ir_version,
@@ -145,6 +147,7 @@ impl Parser<'_> {
             outputs: Vec::new(),
             attributes: Vec::new(),
             position: span.start,
+            message,
         };
         self.cursor.seek(body.start);
         while let Some(f) = self.cursor.field(body.end)? {

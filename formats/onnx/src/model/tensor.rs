@@ -8,6 +8,7 @@ use compress_core::{Error, Result};
 use super::dtype::DataType;
 use super::spans::MessageId;
 use super::typed::Typed;
+use crate::packed::PackedRef;
 use crate::wire::Input;
 
 /// A tensor, `TensorProto`. Its elements are read from the file when asked for.
@@ -44,6 +45,8 @@ pub(crate) enum Place {
     Typed(Arc<Typed>),
     /// In another file.
     External(Arc<External>),
+    /// In pieces, from which a chain of operators rebuilds it.
+    Packed(Arc<PackedRef>),
     /// Strings, or a type that is newer than our schema: never read, copied as it is.
     Opaque {
         /// Bytes that the whole message takes.
@@ -103,6 +106,7 @@ impl TensorRef {
             Place::Raw { input, body, .. } => input.read_exact_at(out, body.start + offset),
             Place::Typed(typed) => typed.read_at(self.data_type, offset, out),
             Place::External(external) => external.input.read_exact_at(out, external.range.start + offset),
+            Place::Packed(packed) => packed.read_at(offset, out),
         }
         .map_err(|e| if self.name.is_empty() { e } else { e.at(format_args!("tensor \"{}\"", self.name)) })
     }
@@ -145,6 +149,7 @@ impl TensorRef {
             Place::Raw { body, .. } => body.end - body.start,
             Place::Typed(typed) => typed.runs.iter().map(|run| run.span.end - run.span.start).sum(),
             Place::External(external) => external.range.end - external.range.start,
+            Place::Packed(packed) => packed.outline.bytes(),
             Place::Opaque { bytes } => *bytes,
         }
     }

@@ -42,6 +42,11 @@ impl DataFile {
         at
     }
 
+    /// Whether nothing has a place in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end == 0
+    }
+
     /// Writes a payload at its place.
     pub(crate) fn write(&mut self, at: u64, blocks: &dyn Blocks) -> Result<()> {
         let count = blocks.bytes().div_ceil(BLOCK_BYTES as u64) as usize;

@@ -6,6 +6,7 @@
 
 mod data;
 mod edits;
+mod packed;
 mod rewrite;
 mod sink;
 mod staged;

@@ -1,6 +1,6 @@
 //! What core gives tensors to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use compress_core::{Error, Result};
 
 use super::data::DataFile;
 use super::edits::Segment;
+use super::packed::Pending;
 use super::rewrite::{PROTOBUF_LIMIT, Rewrite};
 use super::staged::OnnxStaged;
 use crate::list::Site;
@@ -19,21 +20,30 @@ use crate::source::Shared;
 use crate::wire::Message;
 
 /// Initialisers below this size stay in the model when it moves its data to another file.
-const SMALL: u64 = 1024;
+pub(super) const SMALL: u64 = 1024;
 
 /// An ONNX model that is being written.
 pub struct OnnxSink {
-    rewrite: Rewrite,
+    pub(super) rewrite: Rewrite,
     output: PathBuf,
     data: Option<DataFile>,
-    /// Tensors that lie in the file of external data, by place there.
-    homes: HashMap<TensorId, Home>,
-    given: Vec<bool>,
+    /// Tensors that lie in the file of external data, by place there. Behind the numbers that core knows come the parts
+    /// of packed tensors.
+    pub(super) homes: HashMap<TensorId, Home>,
+    pub(super) given: Vec<bool>,
+    /// What is put in place when the name of the data's file is known.
+    pub(super) pending: Vec<Pending>,
+    /// Whether initialisers move out to the file of external data.
+    pub(super) moves: bool,
+    /// Whether the IR version was seen to.
+    pub(super) raised: bool,
+    /// Prefixes of names of packed weights that the model has otherwise.
+    pub(super) prefixes: Option<HashSet<String>>,
 }
 
 /// Where a tensor of external data lies in the output's file.
 #[derive(Clone, Copy)]
-struct Home {
+pub(super) struct Home {
     /// `None`: it shares the bytes of another tensor, and will get its own if one of them changes.
     offset: Option<u64>,
     /// The tensor that it shares bytes with.
@@ -46,10 +56,20 @@ impl OnnxSink {
         if !options.force && std::fs::symlink_metadata(output).is_ok() {
             return Err(Error::usage(format!("\"{}\" exists already (--force replaces it)", output.display())));
         }
-        let given = vec![false; shared.list.infos.len()];
+        let given = vec![false; shared.list.infos.len() + shared.list.parts.len()];
         let rewrite = Rewrite::new(shared, output)?;
         let (data, homes) = (None, HashMap::new());
-        let mut sink = OnnxSink { rewrite, output: output.to_path_buf(), data, homes, given };
+        let mut sink = OnnxSink {
+            rewrite,
+            output: output.to_path_buf(),
+            data,
+            homes,
+            given,
+            pending: Vec::new(),
+            moves: false,
+            raised: false,
+            prefixes: None,
+        };
         sink.plan_external(options)?;
         Ok(sink)
     }
@@ -65,7 +85,8 @@ impl OnnxSink {
         let shared = self.rewrite.shared.clone();
         let mut found = Vec::new();
         for (id, site) in shared.list.sites.iter().enumerate() {
-            if let Some(Place::External(e)) = stored(site).map(|t| &t.place) {
+            let stays = !options.outlines.contains_key(&id);
+            if let Some(Place::External(e)) = stored(site).map(|t| &t.place).filter(|_| stays) {
                 found.push((shared.list.infos[id].file, e.range.start, e.range.end, id));
             }
         }
@@ -84,13 +105,21 @@ impl OnnxSink {
                 last = Some((file, start, end, id));
             }
         }
+        // Parts of packed tensors find their places at the end: a tensor may be unpacked.
+        for (i, (part, _)) in shared.list.parts.iter().enumerate() {
+            if matches!(part.place, Place::External(_)) {
+                self.data_file()?;
+                let id = shared.list.infos.len() + i;
+                self.homes.insert(id, Home { offset: None, owner: id });
+            }
+        }
         let external: u64 = shared.files[1..].iter().map(|f| f.bytes).sum();
         let inline = match options.expected_bytes {
             Some(bytes) => bytes.saturating_sub(external),
             None => shared.files[0].bytes + self.sparse_growth(),
         };
         if inline > PROTOBUF_LIMIT {
-            self.move_initializers_out()?;
+            self.move_initializers_out(options)?;
         }
         Ok(())
     }
@@ -100,10 +129,20 @@ impl OnnxSink {
         self.rewrite.shared.list.sites.iter().map(sparse).sum()
     }
 
-    fn move_initializers_out(&mut self) -> Result<()> {
+    fn move_initializers_out(&mut self, options: &CreateOptions) -> Result<()> {
         let shared = self.rewrite.shared.clone();
+        self.moves = true;
+        for (i, (part, _)) in shared.list.parts.iter().enumerate() {
+            let inline = matches!(part.place, Place::Raw { .. } | Place::Typed(_));
+            if inline && part.dense_bytes() >= SMALL {
+                self.data_file()?;
+                let id = shared.list.infos.len() + i;
+                self.homes.insert(id, Home { offset: None, owner: id });
+            }
+        }
         for (id, site) in shared.list.sites.iter().enumerate() {
-            let Some(tensor) = stored(site).filter(|t| t.dense_bytes() >= SMALL) else { continue };
+            let large = |t: &&TensorRef| t.dense_bytes() >= SMALL && !options.outlines.contains_key(&id);
+            let Some(tensor) = stored(site).filter(large) else { continue };
             let inline = matches!(tensor.place, Place::Raw { .. } | Place::Typed(_));
             if inline && is_initializer(&shared, tensor.message) {
                 let offset = Some(self.data_file()?.reserve(tensor.dense_bytes(), None));
@@ -113,7 +152,7 @@ impl OnnxSink {
         Ok(())
     }
 
-    fn data_file(&mut self) -> Result<&mut DataFile> {
+    pub(super) fn data_file(&mut self) -> Result<&mut DataFile> {
         if self.data.is_none() {
             if self.output.file_name().and_then(|n| n.to_str()).is_none() {
                 return Err(Error::usage(format!(
@@ -126,13 +165,16 @@ impl OnnxSink {
         self.data.as_mut().ok_or_else(|| Error::failed("no data file"))
     }
 
-    fn put_dense(&mut self, id: TensorId, blocks: &dyn Blocks) -> Result<()> {
+    pub(super) fn put_dense(&mut self, id: TensorId, blocks: &dyn Blocks) -> Result<()> {
         let shared = self.rewrite.shared.clone();
         let info = &shared.list.infos[id];
         if blocks.bytes() != info.dense_bytes() {
             return Err(Error::failed(format!("given {} bytes for {}", blocks.bytes(), info.dense_bytes())));
         }
         let tensor = match &shared.list.sites[id] {
+            Site::Tensor(tensor) | Site::Pair(tensor, _) if matches!(tensor.place, Place::Packed(_)) => {
+                return self.put_unpacked(id, blocks);
+            }
             Site::Tensor(tensor) | Site::Pair(tensor, _) => tensor,
             Site::Sparse(sparse, true) => return self.put_sparse(sparse, blocks),
             _ => return Err(Error::failed("a constant of this kind cannot be changed")),
@@ -150,7 +192,7 @@ impl OnnxSink {
                 None => self.put_typed(tensor, blocks),
             },
             Place::Empty => Ok(()),
-            Place::External(_) | Place::Opaque { .. } => Err(Error::failed("it cannot be changed")),
+            Place::External(_) | Place::Packed(_) | Place::Opaque { .. } => Err(Error::failed("it cannot be changed")),
         }
     }
 
@@ -186,7 +228,14 @@ impl OnnxSink {
 
     /// Copies what nobody gave, and points the model at its new place.
     fn finish_external(&mut self) -> Result<Option<StagedData>> {
-        let Some(mut data) = self.data.take() else { return Ok(None) };
+        let Some(mut data) = self.data.take() else {
+            self.place_pending("");
+            return Ok(None);
+        };
+        if self.homes.is_empty() && data.is_empty() {
+            self.place_pending("");
+            return Ok(None);
+        }
         let shared = self.rewrite.shared.clone();
         let mut ids: Vec<TensorId> = self.homes.keys().copied().collect();
         // Owners first: whoever shares their bytes looks them up.
@@ -206,9 +255,9 @@ impl OnnxSink {
                     }
                     None => return Err(Error::failed("a tensor without a place (a mistake of this program)")),
                 },
-                None => data.reserve(shared.list.infos[*id].dense_bytes(), None),
+                None => data.reserve(slot(&shared, *id).map_or(0, TensorRef::dense_bytes), None),
             };
-            if let Some(tensor) = stored(&shared.list.sites[*id]) {
+            if let Some(tensor) = slot(&shared, *id) {
                 data.write(offset, &Unchanged(tensor))?;
             }
             self.homes.insert(*id, Home { offset: Some(offset), ..home });
@@ -216,36 +265,38 @@ impl OnnxSink {
         let (temp, bytes, hash) = data.finish()?;
         let name = format!("{}.{hash}.data", self.output.file_name().unwrap_or_default().to_string_lossy());
         for id in ids {
-            let (Some(tensor), Some(offset)) = (stored(&shared.list.sites[id]), self.homes[&id].offset) else {
+            let (Some(tensor), Some(offset)) = (slot(&shared, id), self.homes[&id].offset) else {
                 continue;
             };
             self.point(tensor, &name, offset);
         }
+        self.place_pending(&name);
         let path = files::folder_of(&self.output).join(&name);
         files::refuse_if_input(&path, shared.files.iter().map(|f| f.path.as_path()))?;
         Ok(Some(StagedData { temp, name, bytes }))
     }
 
+    fn place_pending(&mut self, file: &str) {
+        for pending in std::mem::take(&mut self.pending) {
+            let (graph, at, with) = pending.resolve(file);
+            self.rewrite.replace(graph, at, with);
+        }
+    }
+
     /// Makes a tensor's message point into the file of external data.
     fn point(&mut self, tensor: &TensorRef, name: &str, offset: u64) {
-        let entry = |key: &str, value: &str| {
-            let entry = Message::new().bytes(field::ENTRY_KEY, key).bytes(field::ENTRY_VALUE, value);
-            Message::new().message(field::TENSOR_EXTERNAL, entry).into_bytes()
-        };
-        let mut bytes = entry("location", name);
-        bytes.extend(entry("offset", &offset.to_string()));
-        bytes.extend(entry("length", &tensor.dense_bytes().to_string()));
+        let mut bytes = external_fields(name, offset, tensor.dense_bytes());
         let old = match &tensor.place {
             Place::External(external) => {
                 // A checksum would be that of other bytes.
                 for (key, value) in external.other_keys.iter().filter(|(key, _)| key != "checksum") {
-                    bytes.extend(entry(key, value));
+                    bytes.extend(external_entry(key, value));
                 }
                 external.fields.clone()
             }
             Place::Raw { field, .. } => vec![field.clone()],
             Place::Typed(typed) => typed.runs.iter().map(|run| run.span.clone()).collect(),
-            Place::Empty | Place::Opaque { .. } => return,
+            Place::Empty | Place::Packed(_) | Place::Opaque { .. } => return,
         };
         bytes.extend(Message::new().int(field::TENSOR_LOCATION, 1).into_bytes());
         let mut with = vec![Segment::Bytes(bytes)];
@@ -264,7 +315,7 @@ impl Sink for OnnxSink {
         match content {
             Content::Same => return Ok(()),
             Content::Dense(blocks) => self.put_dense(id, blocks),
-            Content::Packed(_) => Err(Error::failed("packed ONNX tensors are not yet built")),
+            Content::Packed(packed) => self.put_packed(id, packed),
         }
         .map_err(|e| e.at(format_args!("tensor \"{name}\"")))?;
         self.given[id] = true;
@@ -296,6 +347,27 @@ impl Blocks for Unchanged<'_> {
 
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.0.read_at(offset, out)
+    }
+}
+
+/// The fields that say where external data lie.
+pub(super) fn external_fields(file: &str, offset: u64, length: u64) -> Vec<u8> {
+    let mut bytes = external_entry("location", file);
+    bytes.extend(external_entry("offset", &offset.to_string()));
+    bytes.extend(external_entry("length", &length.to_string()));
+    bytes
+}
+
+fn external_entry(key: &str, value: &str) -> Vec<u8> {
+    let entry = Message::new().bytes(field::ENTRY_KEY, key).bytes(field::ENTRY_VALUE, value);
+    Message::new().message(field::TENSOR_EXTERNAL, entry).into_bytes()
+}
+
+/// A tensor, or behind those that core knows a part of a packed one.
+fn slot(shared: &Shared, id: TensorId) -> Option<&TensorRef> {
+    match id.checked_sub(shared.list.infos.len()) {
+        Some(part) => shared.list.parts.get(part).map(|(t, _)| t),
+        None => stored(&shared.list.sites[id]),
     }
 }
 
