@@ -72,7 +72,7 @@ impl Engine for Graphs {
         }
         // Tells the run that an interruption leaves something to go on from.
         let marker = job.folder.parent().unwrap_or(job.folder).join(CHECKPOINT);
-        while !trainer.finished() && !(job.finish && path.exists()) {
+        while !(trainer.finished() || job.finish && path.exists()) {
             trainer.epoch(job.watch)?;
             state::save(&trainer, &path, key)?;
             std::fs::write(&marker, "").map_err(|e| Error::io("write", &marker, &e))?;

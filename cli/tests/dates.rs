@@ -1,4 +1,5 @@
 //! The real models: examples/dates, and the translation model of ../shared/nmt where it is there.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! Schemes, amounts and patterns against a naive sort, through the binary, on small models of mixed types.
+#![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use serde_json::Value;

@@ -1,5 +1,6 @@
 //! What all tests of the binary share: a folder of their own, the run, what it printed, the independent readers.
 #![allow(dead_code)] // each test crate uses its part
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -90,7 +90,7 @@ impl Decoder {
         if end > self.elements * width {
             return Err(Error::failed(format!("{} bytes at {offset} of its {}", out.len(), self.elements * width)));
         }
-        if offset % width != 0 || end % width != 0 {
+        if !offset.is_multiple_of(width) || !end.is_multiple_of(width) {
             let first = offset / width * width;
             let mut whole = vec![0; (end.next_multiple_of(width) - first) as usize];
             self.read_at(first, &mut whole)?;

@@ -52,7 +52,7 @@ fn open(shards: &[Arc<StFile>], entries: Vec<At>, max_expand: u64) -> Result<Sto
     let cols = shape.last().copied().unwrap_or(1);
     let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).filter(|n| n.checked_mul(16).is_some());
     let elements = elements.ok_or_else(|| Error::failed(format!("the shape {shape:?} is too large")))?;
-    let rows = if cols == 0 { 0 } else { elements / cols };
+    let rows = elements.checked_div(cols).unwrap_or(0);
     let stored: u64 = entries.iter().map(|at| shards[at.0].entries()[at.1].bytes()).sum();
     if u128::from(elements) * u128::from(width) > u128::from(stored) * u128::from(max_expand) {
         let text =
@@ -104,7 +104,7 @@ impl Bitmask {
         for r in 0..self.rows {
             self.mask.read_at(r * across as u64, &mut row)?;
             total += row.iter().map(|b| u64::from(b.count_ones())).sum::<u64>();
-            if self.cols % 8 != 0 && row[across - 1] >> (self.cols % 8) != 0 {
+            if !self.cols.is_multiple_of(8) && row[across - 1] >> (self.cols % 8) != 0 {
                 return Err(Error::failed(format!("row {r} of its bitmask has bits beyond its {} columns", self.cols)));
             }
             before.push(total);
@@ -144,7 +144,7 @@ impl Bitmask {
 impl ReadAt for Bitmask {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let (end, width) = (offset + out.len() as u64, self.width);
-        if offset % width != 0 || end % width != 0 {
+        if !offset.is_multiple_of(width) || end % width != 0 {
             let first = offset / width * width;
             let mut whole = vec![0; (end.next_multiple_of(width) - first) as usize];
             self.read_at(first, &mut whole)?;

@@ -33,7 +33,7 @@ impl Index {
             let n = (total - at).min(READ as u64) as usize;
             let bytes = &mut buffer[..n];
             mask.read_at(at, bytes)?;
-            if at + n as u64 == total && elements % 8 != 0 && bytes[n - 1] >> (elements % 8) != 0 {
+            if at + n as u64 == total && !elements.is_multiple_of(8) && bytes[n - 1] >> (elements % 8) != 0 {
                 return Err(Error::failed(format!("its mask has bits beyond its {elements} elements")));
             }
             for run in bytes.chunks((MASK_STEP / 8) as usize) {
@@ -89,7 +89,7 @@ impl Index {
             }
         }
         bytes.truncate(n.div_ceil(8));
-        if n % 8 != 0 {
+        if !n.is_multiple_of(8) {
             bytes[n / 8] &= (1 << (n % 8)) - 1;
         }
         let count = ones(&bytes) as usize;

@@ -317,7 +317,7 @@ fn external_data_and_initialisers_that_are_inputs() {
         let written = open_path(&dir.path().join(format!("{}.packed.onnx", lines.len() - 1)));
         let (files, pieces) = (written.files(), written.tensors()[0].stored_bytes);
         assert_eq!(files.len(), 2);
-        assert!(files[0].bytes < 8 << 10 && files[1].bytes > 2 * 8 << 10, "{files:?} {pieces}");
+        assert!(files[0].bytes < 8 << 10 && files[1].bytes > (2 * 8) << 10, "{files:?} {pieces}");
     }
     let (mut inputs, outputs) = ends();
     inputs.extend([value("W", 1, &[64, 64]), value("V", 1, &[64, 64])]);
