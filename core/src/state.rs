@@ -36,6 +36,9 @@ pub struct Finished {
     pub report: String,
     /// File name of the weights that it changed, within the stage's folder.
     pub weights: Option<String>,
+    /// Whether tensors are encoded after it, whose terms are kept beside the weights.
+    #[serde(default)]
+    pub terms: bool,
     /// Tensors whose zeros are held after it.
     pub held: Vec<usize>,
 }

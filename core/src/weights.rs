@@ -2,7 +2,8 @@
 //!
 //! A pruning by a method of reach `weight` is kept as its cut alone: whoever asks for a block scores it again and puts
 //! zeros where the cut says so. Memory therefore does not grow with the model. Other prunings are kept as bits in a
-//! file, and stages that change values (retraining, encodings) replace a tensor's base.
+//! file, and stages that change values (retraining, encodings) replace a tensor's base; what a method has factored or
+//! hashed stays in that form.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -19,6 +20,10 @@ use crate::model::Model;
 use crate::registry::Instance;
 use crate::select::{KeyCut, keys_of};
 use crate::tensor::{Dtype, TensorId};
+
+pub mod terms;
+
+pub use terms::Terms;
 
 /// Bytes that are read at once: they stay in the cache for what follows.
 pub const READ_BYTES: usize = 256 * 1024;
@@ -150,6 +155,8 @@ pub enum Base {
     Model,
     /// A file of the run's state, dense little-endian from a byte on.
     File(Arc<File>, Arc<PathBuf>, u64),
+    /// A sum of terms that a method made of it. No rules lie over it.
+    Terms(Arc<Terms>),
 }
 
 /// The state of one tensor.
@@ -211,6 +218,14 @@ impl<'m> Weights<'m> {
         state.rules.is_empty() && matches!(state.base, Base::Model)
     }
 
+    /// The terms of a tensor that a method has encoded.
+    pub fn terms(&self, tensor: TensorId) -> Option<&Arc<Terms>> {
+        match &self.tensors[tensor].base {
+            Base::Terms(terms) => Some(terms),
+            Base::Model | Base::File(..) => None,
+        }
+    }
+
     /// Fills `out` with a tensor's bytes, dense and little-endian, from byte `offset`.
     pub fn fill(&self, tensor: TensorId, offset: u64, out: &mut [u8]) -> Result<()> {
         let state = &self.tensors[tensor];
@@ -223,6 +238,9 @@ impl<'m> Weights<'m> {
                 Base::Model => self.model.read_at(tensor, offset, bytes)?,
                 Base::File(file, path, start) => {
                     file.read_exact_at(bytes, start + offset).map_err(|e| Error::io("read the state file", path, &e))?
+                }
+                Base::Terms(terms) => {
+                    terms.fill(offset, bytes).map_err(|e| e.at(format!("\"{}\"", self.model.tensors()[tensor].name)))?
                 }
             }
             let Some(width) = dtype.float_bytes() else { continue };

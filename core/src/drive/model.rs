@@ -19,15 +19,26 @@ use crate::report::{Metrics, StageReport, Untouched};
 use crate::state::{Finished, State};
 use crate::stfile::{Spec, StFile, StWriter};
 use crate::tensor::TensorId;
-use crate::weights::{Base, TensorState, Weights};
+use crate::weights::{Base, TensorState, Terms, Weights, terms};
 
 /// Steps of one stage are kept as stage · STEPS + step.
 const STEPS: usize = 100_000;
+/// A kept stage's weights.
+const AFTER: &str = "after.safetensors";
+/// The terms of those that are encoded.
+const TERMS: &str = "terms.safetensors";
+/// The weights that these terms stand for, where they are not the model's.
+const BEFORE: &str = "before.safetensors";
 
 impl Plan<'_> {
     /// Whether an interrupted run can be gone on with.
     pub fn state_is_kept(&self) -> bool {
         self.recipe.output().is_ok_and(|output| State::folder_of(output).join("state.json").exists())
+    }
+
+    /// Whether a stage asks what the terms of an encoded tensor lack of the weights that they stand for.
+    pub(super) fn needs_source(&self) -> bool {
+        self.stages.iter().any(|s| matches!(&s.stage.kind, StageKind::Method(m) if m.residual))
     }
 
     /// Whether a stage changes values or runs the model, so that an interrupted run can be gone on with.
@@ -205,20 +216,38 @@ impl Run<'_> {
     /// Keeps a finished stage for an interrupted run.
     pub(super) fn keep(&mut self, number: usize) -> Result<()> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        let changed: Vec<TensorId> =
-            (0..self.weights.tensors.len()).filter(|id| !self.weights.is_unchanged(*id)).collect();
         let cheap = self.weights.tensors.iter().all(|t| matches!(t.base, Base::Model))
             && self.report.stages.last().is_some_and(|s| s.kind == "method");
         if cheap {
             return Ok(());
         }
         let folder = state.stage_folder(number * STEPS)?;
-        let path = folder.join("after.safetensors");
-        external::save(&self.weights, &changed, &path)?;
+        let (encoded, dense): (Vec<TensorId>, Vec<TensorId>) = (0..self.weights.tensors.len())
+            .filter(|id| !self.weights.is_unchanged(*id))
+            .partition(|id| self.weights.terms(*id).is_some());
+        external::save(&self.weights, &dense, &folder.join(AFTER))?;
+        let tensors = self.plan.model.tensors();
+        let terms: Vec<(&str, &Terms)> = encoded
+            .iter()
+            .filter_map(|id| Some((tensors[*id].name.as_str(), self.weights.terms(*id)?.as_ref())))
+            .collect();
+        if !terms.is_empty() {
+            terms::save(&terms, &folder.join(TERMS))?;
+            let mut before = self.weights.clone();
+            let mut changed = Vec::new();
+            for id in &encoded {
+                if let Some(source) = self.weights.terms(*id).and_then(|t| t.source()) {
+                    before.tensors[*id] = source.clone();
+                    changed.extend(Some(*id).filter(|id| !before.is_unchanged(*id)));
+                }
+            }
+            external::save(&before, &changed, &folder.join(BEFORE))?;
+        }
         let report = serde_json::to_string(&self.report.stages).map_err(|e| Error::failed(e.to_string()))?;
         let finished = Finished {
             report,
-            weights: Some(path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()),
+            weights: Some(AFTER.into()),
+            terms: !terms.is_empty(),
             held: self.held.iter().copied().collect(),
         };
         state.keep(number, finished)
@@ -228,14 +257,31 @@ impl Run<'_> {
     pub(super) fn restore(&mut self) -> Result<usize> {
         let Some(state) = &self.state else { return Ok(0) };
         let Some((number, finished)) = state.last().map(|(n, f)| (n, f.clone())) else { return Ok(0) };
+        let folder = state.stage_folder(number * STEPS)?;
+        if finished.terms {
+            self.restore_terms(&folder)?;
+        }
         if let Some(name) = &finished.weights {
-            let path = state.stage_folder(number * STEPS)?.join(name);
-            self.adopt(&path)?;
+            self.adopt(&folder.join(name))?;
         }
         self.held = finished.held.into_iter().collect();
         self.report.stages = serde_json::from_str(&finished.report)
             .map_err(|e| Error::failed(format!("the state is damaged ({e}); --force starts anew")))?;
         Ok(number)
+    }
+
+    /// Takes up tensors that were encoded, and the weights that they stand for where those are asked for later.
+    fn restore_terms(&mut self, folder: &Path) -> Result<()> {
+        self.adopt(&folder.join(BEFORE))?;
+        for (name, encoding) in terms::load(&folder.join(TERMS))? {
+            let id = self.plan.model.tensors().iter().position(|t| t.name == name);
+            let id = id.ok_or_else(|| Error::failed(format!("the state has terms of \"{name}\"; --force starts anew")))?;
+            let info = &self.plan.model.tensors()[id];
+            let source = self.plan.needs_source().then(|| self.weights.tensors[id].clone());
+            let terms = Terms::new(encoding, &info.dtype, &info.shape, source).map_err(|e| e.at(&name))?;
+            self.weights.tensors[id] = TensorState { base: Base::Terms(Arc::new(terms)), rules: Vec::new() };
+        }
+        Ok(())
     }
 }
 
