@@ -1,6 +1,6 @@
 //! The run: stages in the order of the file, then masks, report and model, each whole or not at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use crate::hash;
 use crate::inspect::tensor_names;
 use crate::mask::{MaskFile, MaskWriter};
 use crate::output::{self, Written};
+use crate::packing::{Outlook, Packer};
 use crate::plan::{Plan, PruneWork, Work};
 use crate::progress::Watch;
 use crate::prune::{PartCount, Pruned, Pruning};
@@ -62,7 +63,7 @@ pub fn run(plan: &Plan<'_>, options: &RunOptions, watch: Watch<'_>) -> Result<Re
             return Err(error);
         }
         if options.dry_run {
-            run.predict();
+            run.predict()?;
             return Ok(run.report);
         }
         let written = run.write()?;
@@ -99,6 +100,12 @@ struct Run<'p> {
     held: BTreeSet<TensorId>,
     /// Made when the first stage needs it.
     state: Option<State>,
+    /// What tensors become in the output.
+    packer: Packer<'p>,
+    /// What the next encode stages will do, where it was found out already.
+    ahead: VecDeque<Vec<crate::packing::Encoded>>,
+    /// Bytes that the output was predicted to have.
+    predicted: Option<u64>,
 }
 
 impl<'p> Run<'p> {
@@ -110,7 +117,7 @@ impl<'p> Run<'p> {
             for (id, info) in model.tensors().iter().enumerate() {
                 if masks.has(&info.name) && !plan.map.part_range(id).is_empty() {
                     let bits = MaskBits { file: masks.clone(), name: info.name.clone() };
-                    weights.tensors[id].rules.push(Rule::Bits(Arc::new(bits)));
+                    weights.tensors[id].add(Rule::Bits(Arc::new(bits)));
                     held.insert(id);
                 }
             }
@@ -130,7 +137,20 @@ impl<'p> Run<'p> {
             compress: CompressReport::new(plan.recipe),
             ..Report::default()
         };
-        Run { plan, options, watch, weights, pruned: vec![None; plan.map.parts.len()], report, held, state: None }
+        let output = plan.recipe.output.as_deref().unwrap_or(Path::new("output"));
+        Run {
+            plan,
+            options,
+            watch,
+            weights,
+            pruned: vec![None; plan.map.parts.len()],
+            report,
+            held,
+            state: None,
+            packer: Packer::new(model, output),
+            ahead: VecDeque::new(),
+            predicted: None,
+        }
     }
 
     fn stages(&mut self) -> Result<()> {
@@ -148,6 +168,7 @@ impl<'p> Run<'p> {
             let place = |e: Error| e.at(planned.stage).at(plan.recipe.path.display());
             let mut report = match &planned.work {
                 Work::Prune(work) => self.method(work, planned.stage).map_err(place)?,
+                Work::Pack(work) => self.pack(work).map_err(place)?,
                 Work::Model(kind) => self.run_model(kind, planned.stage).map_err(place)?,
             };
             report.kind = planned.stage.kind_name().into();
@@ -233,7 +254,7 @@ impl<'p> Run<'p> {
         }
         let report = self.stage_report(work, &pruned);
         for (tensor, rule) in pruned.rules {
-            self.weights.tensors[tensor].rules.push(rule);
+            self.weights.tensors[tensor].add(rule);
         }
         Ok(report)
     }
@@ -252,6 +273,7 @@ impl<'p> Run<'p> {
                     weights: mine.iter().map(|p| p.weights).sum(),
                     pruned,
                     newly: Some(pruned - mine.iter().map(|p| p.before).sum::<u64>()),
+                    ..StageClass::default()
                 });
             }
         }
@@ -292,27 +314,30 @@ impl<'p> Run<'p> {
     }
 
     /// What a dry run knows of the result.
-    fn predict(&mut self) {
-        let bytes = self.plan.model.bytes();
+    fn predict(&mut self) -> Result<()> {
+        let outlook = self.outlook()?;
         self.report.output = self.plan.recipe.output.as_ref().map(|path| OutputReport {
             path: path.display().to_string(),
             format: self.plan.model.format().into(),
-            predicted_bytes: Some(bytes),
+            predicted_bytes: Some(outlook.bytes),
             ..OutputReport::default()
         });
-        let stored: Vec<u64> = self.plan.model.tensors().iter().map(|t| t.stored_bytes).collect();
         let pruned = self.pruned.iter().map(|p| p.unwrap_or(0)).collect::<Vec<_>>();
-        self.report.classes = self.class_reports(&pruned, &stored);
+        self.report.classes = self.class_reports(&pruned, &outlook.tensors);
+        Ok(())
+    }
+
+    fn outlook(&self) -> Result<Outlook> {
+        let recipe = Some(self.plan.recipe.portable_text()?);
+        let like = CreateOptions { force: self.options.force, recipe, ..CreateOptions::default() };
+        Outlook::of(&self.packer, &self.weights, &like, self.watch)
     }
 
     fn write(&mut self) -> Result<Written> {
         let recipe = self.plan.recipe;
-        let options = CreateOptions {
-            force: self.options.force,
-            expected_bytes: Some(self.plan.model.bytes()),
-            ..CreateOptions::default()
-        };
-        let written = output::write(&self.weights, &self.plan.map, recipe.output()?, &options, self.watch)?;
+        let outlook = self.outlook()?;
+        self.predicted = Some(outlook.bytes);
+        let written = output::write(&self.weights, &self.plan.map, recipe.output()?, &outlook, self.watch)?;
         for (part, meant) in self.pruned.iter().enumerate() {
             if let Some(meant) = meant
                 && *meant != written.zeros[part]
@@ -383,7 +408,7 @@ impl<'p> Run<'p> {
             files: files.iter().map(|f| f.name.clone()).collect(),
             sha256: None,
             bytes: Some(written.bytes()),
-            predicted_bytes: Some(self.plan.model.bytes()),
+            predicted_bytes: self.predicted,
         };
         if self.options.report.is_some() {
             let named = files.iter().map(|f| (f.name.as_str(), f.path.as_path()));
@@ -412,7 +437,9 @@ pub fn write_report(path: &Path, text: &str) -> Result<()> {
 }
 
 mod model;
+mod pack;
 pub use model::evaluate;
+pub use pack::CodingRecord;
 
 /// A method's state for a stage: of a program that answers one call at a time, one process a thread.
 struct Several(Vec<Box<dyn Instance>>);

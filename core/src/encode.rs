@@ -61,12 +61,14 @@ pub mod fit;
 pub mod hash;
 pub mod outline;
 pub mod pack;
+pub mod pieces;
 pub mod survey;
 pub mod terms;
 
 pub use coding::Fitted;
 pub use decode::{Decoder, ReadAt};
 pub use outline::{Outline, PackedLayout, PieceOutline, TermOutline, ValueCoding};
+pub use pieces::Pieces;
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use crate::error::{Error, Result, did_you_mean};
 use crate::format::{BLOCK_BYTES, Blocks, CreateOptions};
 use crate::mask::MaskWriter;
 use crate::output;
+use crate::packing::{Outlook, Packer};
 use crate::recipe::{Command, OnViolation};
 use crate::report::Metrics;
 use crate::stfile::{Spec, StFile, StWriter};
@@ -65,7 +66,10 @@ impl Files {
             let _ = std::fs::remove_file(path);
         }
         let options = CreateOptions { force: true, ..CreateOptions::default() };
-        output::write(job.weights, job.map, &files.model, &options, job.watch)?.commit()?;
+        // Without packed weights: a command trains them by name.
+        let plain = job.weights.unpacked();
+        let outlook = Outlook::of(&Packer::new(plain.model, &files.model), &plain, &options, job.watch)?;
+        output::write(&plain, job.map, &files.model, &outlook, job.watch)?.commit()?;
         save(job.weights, &floats(job.weights), &files.weights)?;
         let tensors = job.weights.model.tensors();
         let shapes: Vec<(String, Vec<u64>)> =

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::class::Roles;
+use crate::encode::Decoder;
 pub use crate::encode::outline::{Outline, PackedLayout, PieceOutline, TermOutline, ValueCoding};
 use crate::error::Result;
 use crate::tensor::{Dtype, TensorId, TensorInfo};
@@ -68,11 +69,22 @@ pub trait Source: Send + Sync {
     fn warnings(&self) -> &[String] {
         &[]
     }
-    /// Exactly the bytes of all files that [`Source::create`] would write with these options if every tensor that
-    /// they do not name stayed the same; `None` where that is not known.
-    fn predict(&self, options: &CreateOptions) -> Option<u64> {
-        let _ = options;
+    /// What decodes a packed tensor, where it is a sum of terms as [`crate::encode`] defines them.
+    fn decoder(&self, id: TensorId) -> Option<&Decoder> {
+        let _ = id;
         None
+    }
+    /// Exactly the bytes of all files that [`Source::create`] would write with these options if every tensor that
+    /// they do not name stayed the same. An error is what the format cannot write.
+    fn predict(&self, output: &Path, options: &CreateOptions) -> Result<u64>;
+    /// What packing one tensor adds to the output beside its pieces (names, operators, padding), or saves; an error
+    /// where it cannot be written.
+    fn overhead(&self, id: TensorId, outline: &Outline, output: &Path) -> Result<i64> {
+        let packed = CreateOptions { outlines: BTreeMap::from([(id, outline.clone())]), ..CreateOptions::default() };
+        let plain = CreateOptions { dense: BTreeSet::from([id]), ..CreateOptions::default() };
+        let (packed, plain) = (self.predict(output, &packed)?, self.predict(output, &plain)?);
+        let without = plain as i64 - self.tensors()[id].dense_bytes() as i64;
+        Ok(packed as i64 - without - outline.bytes() as i64)
     }
     /// A sink for a model like this one. Refuses an output that is one of this source's files under any name.
     fn create(&self, output: &Path, options: &CreateOptions) -> Result<Box<dyn Sink>>;
@@ -91,7 +103,7 @@ pub struct CreateOptions {
     pub expected_bytes: Option<u64>,
     /// What the packed tensors will be made of, by the numbers of this source.
     pub outlines: BTreeMap<TensorId, Outline>,
-    /// Tensors that are packed in the input and will be given dense.
+    /// Tensors that will be given dense.
     pub dense: BTreeSet<TensorId>,
 }
 

@@ -20,6 +20,7 @@ pub mod inspect;
 pub mod mask;
 pub mod model;
 pub mod output;
+pub mod packing;
 pub mod pattern;
 pub mod plan;
 pub mod population;

@@ -9,13 +9,33 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::class::resolve::ClassMap;
 use crate::convert::count_zeros;
+use crate::encode::pack::{Bytes, Packing};
+use crate::encode::survey::Survey;
 use crate::error::{Error, Result};
 use crate::files::TempDir;
-use crate::format::{BLOCK_BYTES, Blocks, Content, CreateOptions, Staged, StagedFile};
+use crate::format::{BLOCK_BYTES, Blocks, Content, Packed, Staged, StagedFile};
 use crate::model::Model;
+use crate::packing::{Becomes, Outlook};
 use crate::progress::{Unit, Watch};
 use crate::tensor::TensorId;
 use crate::weights::Weights;
+
+/// Bytes of a piece, counted as they are made.
+struct Counted<'a> {
+    inner: Box<dyn Blocks + 'a>,
+    watch: Watch<'a>,
+}
+
+impl Blocks for Counted<'_> {
+    fn bytes(&self) -> u64 {
+        self.inner.bytes()
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.inner.fill(offset, out)?;
+        self.watch.tick(out.len() as u64)
+    }
+}
 
 /// A tensor's new bytes, with a checksum of each block as it was handed out.
 struct Meant<'a> {
@@ -62,7 +82,7 @@ pub fn write(
     weights: &Weights<'_>,
     map: &ClassMap,
     output: &Path,
-    options: &CreateOptions,
+    outlook: &Outlook,
     watch: Watch<'_>,
 ) -> Result<Written> {
     let model = weights.model;
@@ -70,22 +90,37 @@ pub fn write(
         [_] => None,
         _ => Some((TempDir::create(output)?, output.to_path_buf())),
     };
-    let mut sums: BTreeMap<TensorId, Vec<AtomicU64>> = BTreeMap::new();
+    let mut sums: BTreeMap<TensorId, Vec<u64>> = BTreeMap::new();
     let mut staged = Vec::new();
-    watch.progress.begin("writing", model.bytes(), Unit::Bytes);
+    watch.progress.begin("writing", outlook.bytes, Unit::Bytes);
     for (index, source) in model.sources().iter().enumerate() {
         let target = match &folder {
             None => output.to_path_buf(),
             Some((dir, _)) => dir.path().join(file_name(&model.paths()[index])),
         };
-        let mut sink = source.create(&target, options)?;
+        let mut sink = source.create(&target, &outlook.options[index])?;
         for id in (0..model.tensors().len()).filter(|id| model.origin(*id).0 == index) {
-            if weights.is_unchanged(id) {
-                continue;
-            }
-            let meant = Meant::new(weights, id, watch);
-            sink.put(model.origin(id).1, Content::Dense(&meant))?;
-            sums.insert(id, meant.sums);
+            let inner = model.origin(id).1;
+            let meant = match &outlook.becomes[id] {
+                Becomes::Same => continue,
+                Becomes::Dense => {
+                    let meant = Meant::new(weights, id, watch);
+                    sink.put(inner, Content::Dense(&meant))?;
+                    meant.sums.into_iter().map(AtomicU64::into_inner).collect()
+                }
+                Becomes::Placed(decided, fitted, _) => {
+                    let dense = weights.dense(id);
+                    let (survey, layout) = (&decided.survey, decided.layout);
+                    let packed = Packing { dense: &dense, survey, layout, fitted }.packed();
+                    sink.put(inner, Content::Packed(&counted(packed, watch)))?;
+                    survey.sums.clone()
+                }
+                Becomes::Terms(held) => {
+                    sink.put(inner, Content::Packed(&counted(held.pieces().packed()?, watch)))?;
+                    Survey::of(&weights.dense(id), watch)?.sums
+                }
+            };
+            sums.insert(id, meant);
         }
         staged.push(sink.finish()?);
         watch.check()?;
@@ -95,6 +130,15 @@ pub fn write(
         Written { staged, folder, zeros: vec![0; map.parts.len()], stored_bytes: vec![0; model.tensors().len()] };
     written.verify(model, map, &sums, watch)?;
     Ok(written)
+}
+
+fn counted<'a>(packed: Packed<'a>, watch: Watch<'a>) -> Packed<'a> {
+    let mut packed = packed;
+    for piece in packed.terms.iter_mut().flat_map(|t| &mut t.pieces) {
+        let inner = std::mem::replace(&mut piece.data, Box::new(Bytes(Vec::new())));
+        piece.data = Box::new(Counted { inner, watch });
+    }
+    packed
 }
 
 fn file_name(path: &Path) -> &std::ffi::OsStr {
@@ -108,7 +152,7 @@ impl Written {
         &mut self,
         model: &Model,
         map: &ClassMap,
-        sums: &BTreeMap<TensorId, Vec<AtomicU64>>,
+        sums: &BTreeMap<TensorId, Vec<u64>>,
         watch: Watch<'_>,
     ) -> Result<()> {
         let sources = self.staged.iter().map(|s| s.reopen()).collect::<Result<Vec<_>>>()?;
@@ -139,7 +183,7 @@ impl Written {
                 let bytes = buffers.first(len);
                 sources[*source].read_at(*found, offset, bytes)?;
                 let same = match sums.get(id) {
-                    Some(sums) => xxh3_64(bytes) == sums[*block as usize].load(Ordering::Relaxed),
+                    Some(sums) => xxh3_64(bytes) == sums[*block as usize],
                     None => buffers.equals(len, |other| model.read_at(*id, offset, other))?,
                 };
                 if !same {

@@ -1,6 +1,7 @@
 //! The plan: the recipe with everything resolved and checked, nothing done yet. Whatever can be refused is refused
 //! here, before a byte is written.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,12 +12,17 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::evidence::EvidenceFile;
 use crate::files::refuse_if_input;
-use crate::format::{Format, OpenOptions};
+use crate::format::{Format, OpenOptions, PackedLayout, ValueCoding};
 use crate::mask::MaskFile;
 use crate::model::Model;
+use crate::packing::encoder::value_coding;
 use crate::population::Populations;
-use crate::recipe::{Amounts, Evaluate, MethodStage, ModelPaths, Pattern, Recipe, Retrain, Stage, StageKind};
+use crate::recipe::{
+    Amounts, EncodeLayout, EncodeStage, EncodeValues, Evaluate, MethodStage, ModelPaths, Pattern, Recipe, Retrain,
+    Stage, StageKind,
+};
 use crate::registry::{Registered, Registry};
+use crate::tensor::{Dtype, TensorId};
 
 /// What a plan is made with.
 pub struct Setup<'a> {
@@ -62,8 +68,20 @@ pub struct Planned<'a> {
 pub enum Work<'a> {
     /// Prunes by a method's scores.
     Prune(PruneWork<'a>),
+    /// Decides how tensors are written.
+    Pack(PackWork<'a>),
     /// Runs the model, or a command that does.
     Model(&'a StageKind),
+}
+
+/// An encode stage with what it needs.
+pub struct PackWork<'a> {
+    /// The stage as written.
+    pub stage: &'a EncodeStage,
+    /// Its tensors in file order.
+    pub tensors: Vec<TensorId>,
+    /// The other tensors, with the reasons.
+    pub untouched: Vec<(TensorId, String)>,
 }
 
 /// A pruning stage with what it needs.
@@ -106,10 +124,7 @@ impl<'a> Plan<'a> {
     fn work(&mut self, setup: &Setup<'a>, stage: &'a Stage) -> Result<Work<'a>> {
         match &stage.kind {
             StageKind::Method(method) => self.prune(setup, method),
-            StageKind::Encode(_) => Err(Error::usage(format!(
-                "encode stages are not built yet in version {}; the other stages work",
-                env!("CARGO_PKG_VERSION")
-            ))),
+            StageKind::Encode(encode) => self.pack(setup, encode).map(Work::Pack),
             StageKind::Reinitialise(_)
             | StageKind::Retrain(Retrain::Command { .. })
             | StageKind::Evaluate(Evaluate::Command(_)) => Ok(Work::Model(&stage.kind)),
@@ -138,6 +153,62 @@ impl<'a> Plan<'a> {
                 env!("CARGO_PKG_VERSION")
             ))
         })
+    }
+
+    /// A tensor is packed as a whole, so all of its parts must be meant.
+    fn pack(&self, setup: &Setup<'_>, stage: &'a EncodeStage) -> Result<PackWork<'a>> {
+        let (map, infos) = (&self.map, self.model.tensors());
+        let values = value_coding(stage.values).unwrap_or(ValueCoding::Plain);
+        let format = setup.formats.iter().find(|f| f.name() == self.model.format());
+        let layouts: &[PackedLayout] = match stage.layout {
+            EncodeLayout::Dense => &[PackedLayout::Dense],
+            _ => &[PackedLayout::Mask, PackedLayout::Deltas],
+        };
+        if !layouts.iter().any(|l| format.is_some_and(|f| f.stores(*l, values))) {
+            return Err(Error::usage(format!(
+                "{} cannot store {} values in a {} layout; take other \"values\"",
+                self.model.format(),
+                stage.values,
+                stage.layout.name()
+            )));
+        }
+        let selected: BTreeSet<usize> = map.select(&stage.classes)?.into_iter().collect();
+        let (mut tensors, mut untouched) = (Vec::new(), map.untouched.clone());
+        for (id, info) in infos.iter().enumerate() {
+            let parts = map.part_range(id);
+            let meant = parts.clone().filter(|p| selected.contains(p)).count();
+            let classes = stage.classes.join(", ");
+            if parts.is_empty() {
+                continue;
+            } else if meant == 0 {
+                let class = map.class_of_tensor(id).unwrap_or_default();
+                untouched.push((id, format!("its class \"{class}\" is not among the stage's classes ({classes})")));
+            } else if meant < parts.len() {
+                untouched.push((
+                    id,
+                    format!(
+                        "a tensor is packed as a whole, and only {meant} of its {} parts are among the stage's classes \
+                         ({classes})",
+                        parts.len()
+                    ),
+                ));
+            } else if info.dtype == Dtype::F64 && stage.values == EncodeValues::F32 {
+                return Err(Error::usage(format!(
+                    "\"{}\" is F64, and F32 would lose digits: take values = \"f16\", \"bf16\" or \"int8\", leave \
+                     \"values\" out, or leave the tensor out by \"classes\"",
+                    info.name
+                )));
+            } else {
+                tensors.push(id);
+            }
+        }
+        if tensors.is_empty() {
+            return Err(Error::usage(format!(
+                "no tensor lies in the classes {} with all of its parts, and a tensor is packed as a whole",
+                stage.classes.join(", ")
+            )));
+        }
+        Ok(PackWork { stage, tensors, untouched })
     }
 
     fn prune(&mut self, setup: &Setup<'a>, stage: &'a MethodStage) -> Result<Work<'a>> {
@@ -414,11 +485,29 @@ impl Work<'_> {
     fn describe(&self, plan: &Plan<'_>) -> String {
         match self {
             Work::Prune(work) => work.describe(plan),
+            Work::Pack(work) => work.describe(plan),
             Work::Model(StageKind::Measure(_)) => "runs the model over the training data and writes evidence".into(),
             Work::Model(StageKind::Retrain(_)) => "trains with the masks held".into(),
             Work::Model(StageKind::Evaluate(_)) => "computes metrics; changes nothing".into(),
             Work::Model(_) => "draws new weights under the masks".into(),
         }
+    }
+}
+
+impl PackWork<'_> {
+    fn describe(&self, plan: &Plan<'_>) -> String {
+        let infos = plan.model.tensors();
+        let bytes: u64 = self.tensors.iter().map(|t| infos[*t].dense_bytes()).sum();
+        let layout = match self.stage.layout {
+            EncodeLayout::Dense => "dense",
+            EncodeLayout::Sparse => "as mask or deltas",
+            EncodeLayout::Auto => "as is smallest",
+        };
+        let values = match self.stage.values {
+            EncodeValues::AsTheyAre => String::new(),
+            values => format!(", values {values}"),
+        };
+        format!("writes {} tensors of {bytes} dense bytes {layout}{values}", self.tensors.len())
     }
 }
 

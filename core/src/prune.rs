@@ -240,6 +240,6 @@ fn merge_rules(rules: &mut Vec<(TensorId, Rule)>) {
 fn first_offset(rule: &Rule) -> u64 {
     match rule {
         Rule::Cut(_, cuts) => cuts.first().map_or(0, |(p, _): &(PartPlace, KeyCut)| p.offset),
-        Rule::Bits(_) => 0,
+        Rule::Bits(_) | Rule::Coded(..) => 0,
     }
 }

@@ -129,6 +129,9 @@ pub struct StageReport {
     /// The classes that the stage worked on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<StageClass>,
+    /// Of an encode stage: the tensors that it has packed or unpacked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tensors: Vec<StageTensor>,
     /// Tensors that it left alone, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub untouched: Vec<Untouched>,
@@ -173,6 +176,32 @@ pub struct StageClass {
     /// Those that this stage pruned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newly: Option<u64>,
+    /// Of an encode stage: bytes of its tensors before the stage, without names and operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_before: Option<u64>,
+    /// The same after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_after: Option<u64>,
+    /// Of a lossy coding: the greatest change of a weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_error: Option<f64>,
+    /// Of a lossy coding: √(Σ changes² / Σ weights²).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relative_error: Option<f64>,
+}
+
+/// A tensor that an encode stage has packed or unpacked.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StageTensor {
+    /// Its name.
+    pub tensor: String,
+    /// How it is packed, `mask × int8`; `dense` for one that was unpacked.
+    pub packed: String,
+    /// Its bytes before the stage, without names and operators.
+    pub bytes_before: u64,
+    /// The same after it.
+    pub bytes_after: u64,
 }
 
 /// A tensor that was left alone.

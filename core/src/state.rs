@@ -39,6 +39,9 @@ pub struct Finished {
     /// Whether tensors are encoded after it, whose terms are kept beside the weights.
     #[serde(default)]
     pub terms: bool,
+    /// How tensors are to be written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub codings: Vec<crate::drive::CodingRecord>,
     /// Tensors whose zeros are held after it.
     pub held: Vec<usize>,
 }

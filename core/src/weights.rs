@@ -14,9 +14,12 @@ use std::sync::Arc;
 use compress_sdk::{Array, Evidence, EvidenceKind, Part};
 
 use crate::convert::{CHUNK_ELEMENTS, to_f32, zero_where};
+use crate::encode::survey::Dense;
+use crate::encode::{Decoder, Fitted, Pieces};
 use crate::error::{Error, Result};
 use crate::evidence::EvidenceFile;
 use crate::model::Model;
+use crate::packing::Coding;
 use crate::registry::Instance;
 use crate::select::{KeyCut, keys_of};
 use crate::tensor::{Dtype, TensorId};
@@ -146,6 +149,8 @@ pub enum Rule {
     Cut(Arc<dyn Keys>, Arc<Vec<(PartPlace, KeyCut)>>),
     /// Bits over the whole tensor.
     Bits(Arc<dyn Bits>),
+    /// Values as a lossy coding leaves them; with the flag, what is not zero stays so.
+    Coded(Arc<Fitted>, bool),
 }
 
 /// Where the values of a tensor come from before its rules.
@@ -157,6 +162,8 @@ pub enum Base {
     File(Arc<File>, Arc<PathBuf>, u64),
     /// A sum of terms that a method made of it. No rules lie over it.
     Terms(Arc<Terms>),
+    /// A sum of terms that the model has packed, their values coded anew. No rules lie over it.
+    Pieces(Arc<Pieces>),
 }
 
 /// The state of one tensor.
@@ -164,8 +171,25 @@ pub enum Base {
 pub struct TensorState {
     /// Where its values come from.
     pub base: Base,
-    /// What has pruned it, in order.
+    /// What has pruned and coded it, in order.
     pub rules: Vec<Rule>,
+    /// What an encode stage decided; `None`: it is written in the way in which the model has it.
+    pub coding: Option<Coding>,
+}
+
+impl TensorState {
+    /// Values from somewhere, and nothing else.
+    pub fn new(base: Base) -> TensorState {
+        TensorState { base, rules: Vec::new(), coding: None }
+    }
+
+    /// Adds a rule. What was counted for packing holds no longer.
+    pub fn add(&mut self, rule: Rule) {
+        self.rules.push(rule);
+        if let Some(coding) = &mut self.coding {
+            coding.decided = None;
+        }
+    }
 }
 
 /// The weights after the stages so far.
@@ -208,21 +232,55 @@ fn sized<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) -> &mut [T] {
 impl<'m> Weights<'m> {
     /// The weights as the model has them.
     pub fn new(model: &'m Model) -> Weights<'m> {
-        let state = TensorState { base: Base::Model, rules: Vec::new() };
-        Weights { model, tensors: vec![state; model.tensors().len()] }
+        Weights { model, tensors: vec![TensorState::new(Base::Model); model.tensors().len()] }
     }
 
-    /// Whether a tensor is as the model has it.
+    /// Whether a tensor is as the model has it, and is written so.
     pub fn is_unchanged(&self, tensor: TensorId) -> bool {
+        self.has_the_models_values(tensor) && self.tensors[tensor].coding.is_none()
+    }
+
+    /// Whether a tensor has the values that the model has.
+    pub fn has_the_models_values(&self, tensor: TensorId) -> bool {
         let state = &self.tensors[tensor];
         state.rules.is_empty() && matches!(state.base, Base::Model)
+    }
+
+    /// The same weights, to be written without packed tensors.
+    pub fn unpacked(&self) -> Weights<'m> {
+        let mut plain = self.clone();
+        for (id, state) in plain.tensors.iter_mut().enumerate() {
+            let (source, inner) = self.model.origin(id);
+            let packed = self.model.sources()[source].packed(inner).is_some();
+            if packed || state.coding.is_some() || matches!(state.base, Base::Terms(_) | Base::Pieces(_)) {
+                state.coding = Some(Coding::dense());
+            }
+        }
+        plain
+    }
+
+    /// A tensor's bytes as packing wants them.
+    pub fn dense(&self, tensor: TensorId) -> TensorBytes<'_> {
+        TensorBytes { weights: self, tensor }
+    }
+
+    /// What decodes a tensor that the model has packed and no stage has given another base.
+    pub fn decoder(&self, tensor: TensorId) -> Option<&Decoder> {
+        match &self.tensors[tensor].base {
+            Base::Model => {
+                let (source, inner) = self.model.origin(tensor);
+                self.model.sources()[source].decoder(inner)
+            }
+            Base::Pieces(pieces) => Some(pieces.decoder()),
+            Base::File(..) | Base::Terms(_) => None,
+        }
     }
 
     /// The terms of a tensor that a method has encoded.
     pub fn terms(&self, tensor: TensorId) -> Option<&Arc<Terms>> {
         match &self.tensors[tensor].base {
             Base::Terms(terms) => Some(terms),
-            Base::Model | Base::File(..) => None,
+            Base::Model | Base::File(..) | Base::Pieces(_) => None,
         }
     }
 
@@ -242,6 +300,9 @@ impl<'m> Weights<'m> {
                 Base::Terms(terms) => {
                     terms.fill(offset, bytes).map_err(|e| e.at(format!("\"{}\"", self.model.tensors()[tensor].name)))?
                 }
+                Base::Pieces(pieces) => pieces
+                    .fill(offset, bytes)
+                    .map_err(|e| e.at(format!("\"{}\"", self.model.tensors()[tensor].name)))?,
             }
             let Some(width) = dtype.float_bytes() else { continue };
             for rule in &state.rules {
@@ -345,6 +406,30 @@ impl<'m> Weights<'m> {
     }
 }
 
+/// A tensor's bytes after the stages so far.
+pub struct TensorBytes<'a> {
+    weights: &'a Weights<'a>,
+    tensor: TensorId,
+}
+
+impl Dense for TensorBytes<'_> {
+    fn dtype(&self) -> &Dtype {
+        &self.weights.model.tensors()[self.tensor].dtype
+    }
+
+    fn shape(&self) -> &[u64] {
+        &self.weights.model.tensors()[self.tensor].shape
+    }
+
+    fn elements(&self) -> u64 {
+        self.weights.model.tensors()[self.tensor].elements
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.weights.fill(self.tensor, offset, out)
+    }
+}
+
 /// The error for a weight or score that is NaN or infinite, at a flat index of its tensor.
 pub fn not_finite(place: &PartPlace, index: u64, value: f32, score: f32) -> Error {
     let name = &place.tensor_name;
@@ -364,11 +449,11 @@ impl Rule {
     fn block_weights(&self) -> usize {
         match self {
             Rule::Cut(keys, _) => keys.block_weights(),
-            Rule::Bits(_) => CHUNK_ELEMENTS,
+            Rule::Bits(_) | Rule::Coded(..) => CHUNK_ELEMENTS,
         }
     }
 
-    /// Zeroes what goes among the elements from `first` on.
+    /// Zeroes what goes among the elements from `first` on, or codes and decodes them.
     fn apply(&self, dtype: &Dtype, width: usize, first: u64, bytes: &mut [u8]) -> Result<()> {
         match self {
             Rule::Cut(keys, parts) => {
@@ -389,6 +474,10 @@ impl Rule {
                 bits.read(start, &mut packed)?;
                 let shift = (first - start) as usize;
                 zero_where(width, bytes, |i| packed[(i + shift) / 8] >> ((i + shift) % 8) & 1 == 0);
+                Ok(())
+            }
+            Rule::Coded(fitted, keeps) => {
+                fitted.round_trip(dtype, *keeps, first, bytes);
                 Ok(())
             }
         }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::Run;
 use crate::class::{PartSpec, Role};
 use crate::convert::{from_f32, zero_where};
+use crate::encode::ValueCoding;
 use crate::engine::{Job, Trained};
 use crate::error::{Error, Result};
 use crate::external;
@@ -45,6 +46,7 @@ impl Plan<'_> {
     pub(super) fn needs_state(&self) -> bool {
         self.stages.iter().any(|s| match &s.work {
             Work::Prune(work) => work.stage.retrain.is_some(),
+            Work::Pack(_) => false,
             Work::Model(_) => true,
         })
     }
@@ -118,6 +120,7 @@ impl Run<'_> {
             Retrain::Engine(training) => self.plan.engine()?.retrain(&job, training)?,
             Retrain::Command { command, on_violation } => external::retrain(&job, command, *on_violation)?,
         };
+        self.ahead.clear();
         self.adopt(&trained.weights)?;
         Ok(trained)
     }
@@ -160,7 +163,7 @@ impl Run<'_> {
                 )));
             }
             let base = Base::File(handle.clone(), shared.clone(), file.data_at() + entry.start);
-            self.weights.tensors[id] = TensorState { base, rules: Vec::new() };
+            self.take(id, base)?;
         }
         Ok(())
     }
@@ -215,9 +218,10 @@ impl Run<'_> {
 
     /// Keeps a finished stage for an interrupted run.
     pub(super) fn keep(&mut self, number: usize) -> Result<()> {
+        let codings = self.codings();
         let Some(state) = &mut self.state else { return Ok(()) };
-        let cheap = self.weights.tensors.iter().all(|t| matches!(t.base, Base::Model))
-            && self.report.stages.last().is_some_and(|s| s.kind == "method");
+        let cheap = self.weights.tensors.iter().all(|t| matches!(t.base, Base::Model | Base::Pieces(_)))
+            && self.report.stages.last().is_some_and(|s| s.kind == "method" || s.kind == "encode");
         if cheap {
             return Ok(());
         }
@@ -248,6 +252,7 @@ impl Run<'_> {
             report,
             weights: Some(AFTER.into()),
             terms: !terms.is_empty(),
+            codings,
             held: self.held.iter().copied().collect(),
         };
         state.keep(number, finished)
@@ -264,6 +269,7 @@ impl Run<'_> {
         if let Some(name) = &finished.weights {
             self.adopt(&folder.join(name))?;
         }
+        self.restore_codings(finished.codings)?;
         self.held = finished.held.into_iter().collect();
         self.report.stages = serde_json::from_str(&finished.report)
             .map_err(|e| Error::failed(format!("the state is damaged ({e}); --force starts anew")))?;
@@ -273,13 +279,17 @@ impl Run<'_> {
     /// Takes up tensors that were encoded, and the weights that they stand for where those are asked for later.
     fn restore_terms(&mut self, folder: &Path) -> Result<()> {
         self.adopt(&folder.join(BEFORE))?;
-        for (name, encoding) in terms::load(&folder.join(TERMS))? {
+        for (name, encoding, values) in terms::load(&folder.join(TERMS))? {
             let id = self.plan.model.tensors().iter().position(|t| t.name == name);
-            let id = id.ok_or_else(|| Error::failed(format!("the state has terms of \"{name}\"; --force starts anew")))?;
+            let id =
+                id.ok_or_else(|| Error::failed(format!("the state has terms of \"{name}\"; --force starts anew")))?;
             let info = &self.plan.model.tensors()[id];
             let source = self.plan.needs_source().then(|| self.weights.tensors[id].clone());
-            let terms = Terms::new(encoding, &info.dtype, &info.shape, source).map_err(|e| e.at(&name))?;
-            self.weights.tensors[id] = TensorState { base: Base::Terms(Arc::new(terms)), rules: Vec::new() };
+            let mut terms = Terms::new(encoding, &info.dtype, &info.shape, source).map_err(|e| e.at(&name))?;
+            if values != ValueCoding::Plain {
+                terms = terms.recoded(values).map_err(|e| e.at(&name))?;
+            }
+            self.weights.tensors[id] = TensorState::new(Base::Terms(Arc::new(terms)));
         }
         Ok(())
     }

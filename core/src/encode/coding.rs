@@ -67,6 +67,13 @@ impl Codebook {
         (first + exact.unwrap_or(0)) as u8
     }
 
+    /// The entry next to a value that is not zero, where there is one.
+    fn nearest_not_zero(&self, v: f32) -> f32 {
+        let distance = |e: &f32| (f64::from(*e) - f64::from(v)).abs();
+        let others = self.entries.iter().filter(|e| **e != 0.0).copied();
+        others.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0.0)
+    }
+
     /// Index of +0.0.
     fn zero(&self) -> Option<u8> {
         self.entries.iter().position(|e| e.to_bits() == 0).map(|i| i as u8)
@@ -156,8 +163,9 @@ impl Fitted {
         }
     }
 
-    /// Puts the values of a run of a tensor's elements, from `first` on, in place of what they were; +0.0 stays.
-    pub fn round_trip(&self, dtype: &Dtype, first: u64, bytes: &mut [u8]) {
+    /// Puts the values of a run of a tensor's elements, from `first` on, in place of what they were; +0.0 stays. With
+    /// `keeps`, what is not zero does not become zero: the mask of a pruned tensor holds.
+    pub fn round_trip(&self, dtype: &Dtype, keeps: bool, first: u64, bytes: &mut [u8]) {
         let width = dtype.float_bytes().unwrap_or(1);
         if *self == Fitted::Plain {
             return;
@@ -174,11 +182,31 @@ impl Fitted {
             self.code(|k| start + k as u64, values, codes);
             self.values(|k| start + k as u64, codes, values);
             from_f32(dtype, values, after);
+            if keeps && crate::convert::count_zeros(dtype, after) > 0 {
+                to_f32(dtype, piece, values);
+                let rounded = after.chunks_mut(width).zip(values.iter()).enumerate();
+                for (k, (new, old)) in rounded.filter(|(_, (_, old))| **old != 0.0) {
+                    if crate::convert::count_zeros(dtype, new) > 0 {
+                        from_f32(dtype, &[self.least(dtype, start + k as u64, *old)], new);
+                    }
+                }
+            }
             for (old, new) in piece.chunks_mut(width).zip(after.chunks(width)) {
                 if old.iter().any(|b| *b != 0) {
                     old.copy_from_slice(new);
                 }
             }
+        }
+    }
+
+    /// The value next to zero on the side of `v`, at an element.
+    fn least(&self, dtype: &Dtype, element: u64, v: f32) -> f32 {
+        match self {
+            Fitted::Plain => v,
+            Fitted::F16 => half::f16::from_bits(1).to_f32().copysign(v),
+            Fitted::Bf16 => half::bf16::from_bits(1).to_f32().copysign(v),
+            Fitted::Int8(scales) => scales.of(element).max(smallest(dtype)).copysign(v),
+            Fitted::Codebook(book) => book.nearest_not_zero(v),
         }
     }
 
@@ -196,6 +224,21 @@ impl Fitted {
             Fitted::Codebook(book) => codes.iter().zip(out).for_each(|(c, o)| *o = book.entries[usize::from(*c)]),
         }
     }
+}
+
+/// The least positive value of a type, in f32.
+fn smallest(dtype: &Dtype) -> f32 {
+    match dtype {
+        Dtype::F16 => half::f16::from_bits(1).to_f32(),
+        Dtype::Bf16 => half::bf16::from_bits(1).to_f32(),
+        _ => f32::from_bits(1),
+    }
+}
+
+/// The scale under which the greatest magnitude of some values is 127 steps. No step is less than the tensor's type
+/// can tell from zero.
+pub fn scale_for(dtype: &Dtype, most: f32) -> f32 {
+    if most == 0.0 { 0.0 } else { (most / 127.0).max(smallest(dtype)) }
 }
 
 impl Scales {

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::coding::{Scales, get_bits, packed_bytes};
+use super::coding::{Codebook, Fitted, Scales, get_bits, packed_bytes};
 use super::outline::{Outline, PackedLayout, TermOutline, ValueCoding};
 use crate::convert::{from_f32, to_f32};
 use crate::error::{Error, Result};
@@ -29,6 +29,37 @@ pub struct Decoder {
     outline: Outline,
     elements: u64,
     terms: Vec<Term>,
+}
+
+/// The values of a term in f32.
+pub enum TermValues {
+    /// All elements of a dense or sparse term.
+    Placed {
+        /// In flat order.
+        values: Vec<f32>,
+        /// Whether zeros are left out.
+        sparse: bool,
+    },
+    /// U [rows, rank] and V [rank, cols].
+    Factored {
+        /// Rows of U.
+        rows: u64,
+        /// Columns of U.
+        rank: u64,
+        /// Columns of V.
+        cols: u64,
+        /// Row-major.
+        u: Vec<f32>,
+        /// Row-major.
+        v: Vec<f32>,
+    },
+    /// Shared by hash.
+    Hashed {
+        /// The buckets.
+        buckets: Vec<f32>,
+        /// The piece of that name.
+        hash: Vec<u8>,
+    },
 }
 
 struct Term {
@@ -80,6 +111,69 @@ impl Decoder {
     /// What it is made of.
     pub fn outline(&self) -> &Outline {
         &self.outline
+    }
+
+    /// The values of a term, all in memory.
+    pub fn values_of(&self, term: usize) -> Result<TermValues> {
+        let term = self.terms.get(term).ok_or_else(|| Error::failed("there is no such term"))?;
+        match term.outline.layout {
+            PackedLayout::Hashed => {
+                let buckets = term.arrays()?.whole.clone();
+                Ok(TermValues::Hashed { buckets, hash: term.all("hash")?.unwrap_or_default() })
+            }
+            PackedLayout::Factored => {
+                let arrays = term.arrays()?;
+                let (rank, cols) = (term.facts.rank, term.facts.cols);
+                let rows = term.elements / cols.max(1);
+                let mut u = Vec::with_capacity((rows * rank) as usize);
+                for row in 0..rows {
+                    let scale = |_| arrays.u_scale[row as usize % arrays.u_scale.len()];
+                    u.extend(term.decode_row("u", row, rank, &arrays.u_codebook, &scale)?);
+                }
+                Ok(TermValues::Factored { rows, rank, cols, u, v: arrays.whole.clone() })
+            }
+            layout => {
+                let mut values = vec![0f32; term.elements as usize];
+                for (i, run) in values.chunks_mut(CHUNK as usize).enumerate() {
+                    term.wide(i as u64 * CHUNK, run)?;
+                }
+                Ok(TermValues::Placed { values, sparse: layout != PackedLayout::Dense })
+            }
+        }
+    }
+
+    /// Whether it is one term of dense, mask or deltas, so that a later coding can take its values' place.
+    pub fn is_placed(&self) -> bool {
+        let placed = |t: &Term| !matches!(t.outline.layout, PackedLayout::Factored | PackedLayout::Hashed);
+        matches!(self.terms.as_slice(), [term] if placed(term))
+    }
+
+    /// The coding of its values, to write them again without a further loss; `None` where it is not one term of
+    /// dense, mask or deltas, or where what another program fitted is none of ours.
+    pub fn fitted(&self) -> Result<Option<Fitted>> {
+        let [term] = self.terms.as_slice() else { return Ok(None) };
+        if !self.is_placed() {
+            return Ok(None);
+        }
+        Ok(match term.outline.values {
+            ValueCoding::Plain => Some(Fitted::Plain),
+            ValueCoding::F16 => Some(Fitted::F16),
+            ValueCoding::Bf16 => Some(Fitted::Bf16),
+            ValueCoding::Int8 => {
+                let scales = term.arrays()?.scales.clone();
+                let ours = |s: &Scales| s.values.iter().all(|v| v.is_finite() && *v >= 0.0);
+                scales.filter(ours).map(Fitted::Int8)
+            }
+            ValueCoding::Codebook(bits) => {
+                let stored = &term.arrays()?.codebook;
+                let mut entries = vec![0f32; 1 << bits];
+                to_f32(&self.outline.dtype, stored, &mut entries);
+                let mut again = vec![0; stored.len()];
+                from_f32(&self.outline.dtype, &entries, &mut again);
+                let ours = again == *stored && entries.iter().all(|v| v.is_finite());
+                ours.then(|| Fitted::Codebook(Codebook::new(bits, entries, &self.outline.dtype)))
+            }
+        })
     }
 
     /// Fills `out` with dense bytes from byte `offset`.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use super::codebook::{Histogram, kmeans};
-use super::coding::{Codebook, Fitted, Scales};
+use super::coding::{Codebook, Fitted, Scales, scale_for};
 use super::outline::ValueCoding;
 use super::survey::{Dense, SURVEY_BYTES};
 use crate::convert::to_f32;
@@ -102,7 +102,7 @@ fn scales(dense: &dyn Dense, sparse: bool, watch: Watch<'_>) -> Result<Scales> {
     Ok(Scales {
         shape: (0..shape.len()).map(|i| if Some(i) == axis { shape[i] } else { 1 }).collect(),
         inner: axis.map_or(1, inner),
-        values: most.into_iter().map(|m| f32::from_bits(m) / 127.0).collect(),
+        values: most.into_iter().map(|m| scale_for(dense.dtype(), f32::from_bits(m))).collect(),
     })
 }
 
@@ -119,9 +119,12 @@ fn codebook(dense: &dyn Dense, bits: u8, sparse: bool, watch: Watch<'_>) -> Resu
         zeros.fetch_add(zero, Ordering::Relaxed);
         Ok(())
     })?;
-    let zero = zeros.into_inner() > 0 && (!sparse || bits > 2);
+    let values = histogram.values();
+    // An entry for fillers is not worth a value that would otherwise be exact.
+    let spare = bits > 2 && values.len() != 1 << bits;
+    let zero = zeros.into_inner() > 0 && (!sparse || spare);
     let k = (1usize << bits) - usize::from(zero);
-    let mut entries = kmeans(&histogram.values(), k);
+    let mut entries = kmeans(&values, k);
     if zero || entries.is_empty() {
         entries.push(0.0);
     }

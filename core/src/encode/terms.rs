@@ -2,8 +2,8 @@
 
 use compress_sdk::encoding::{Encoding, Layout, Term};
 
-use super::coding::{Fitted, Scales, packed_bytes, put_bits};
-use super::decode::ReadAt;
+use super::coding::{Fitted, Scales, packed_bytes, put_bits, scale_for};
+use super::decode::{Decoder, ReadAt, TermValues};
 use super::fit::fit;
 use super::hash::coefficients;
 use super::outline::{Outline, PackedLayout, ValueCoding, i64_type, u8_type};
@@ -26,6 +26,38 @@ pub fn pack(encoding: &Encoding, dtype: &Dtype, shape: &[u64], values: ValueCodi
     Ok(Packed { dtype: dtype.clone(), shape: shape.to_vec(), terms })
 }
 
+/// Codes the values of each term of a packed tensor anew.
+pub fn recode(decoder: &Decoder, values: ValueCoding) -> Result<Packed<'static>> {
+    let outline = decoder.outline();
+    let (dtype, shape) = (&outline.dtype, &outline.shape);
+    let term = |i| {
+        Ok(match decoder.values_of(i)? {
+            TermValues::Placed { values: all, sparse } => placed(&all, dtype, shape, values, sparse)?,
+            TermValues::Factored { rows, rank, cols, u, v } => factored((&u, &v), [rows, rank, cols], dtype, values)?,
+            TermValues::Hashed { buckets, hash } => hashed(&buckets, hash, dtype, values)?,
+        })
+    };
+    let terms = (0..outline.terms.len()).map(term).collect::<Result<_>>()?;
+    Ok(Packed { dtype: dtype.clone(), shape: shape.clone(), terms })
+}
+
+fn factored(
+    (u, v): (&[f32], &[f32]),
+    [rows, rank, cols]: [u64; 3],
+    dtype: &Dtype,
+    values: ValueCoding,
+) -> Result<PackedTerm<'static>> {
+    let mut pieces = matrix(["u", "u_scale", "u_codebook"], u, [rows, rank], 0, dtype, values)?;
+    pieces.extend(matrix(["v", "v_scale", "v_codebook"], v, [rank, cols], 1, dtype, values)?);
+    Ok(PackedTerm { layout: PackedLayout::Factored, values, pieces })
+}
+
+fn hashed(buckets: &[f32], hash: Vec<u8>, dtype: &Dtype, values: ValueCoding) -> Result<PackedTerm<'static>> {
+    let mut pieces = array(buckets, dtype, values)?;
+    pieces.push(piece("hash", i64_type(), vec![5], hash));
+    Ok(PackedTerm { layout: PackedLayout::Hashed, values, pieces })
+}
+
 fn pack_term(
     encoding: &Encoding,
     term: &Term,
@@ -46,17 +78,13 @@ fn pack_term(
         Layout::Factored { rank } => {
             let rank = *rank as u64;
             let (u, v) = term.values.split_at((rows * rank) as usize);
-            let mut pieces = matrix(["u", "u_scale", "u_codebook"], u, [rows, rank], 0, dtype, values)?;
-            pieces.extend(matrix(["v", "v_scale", "v_codebook"], v, [rank, cols], 1, dtype, values)?);
-            Ok(PackedTerm { layout: PackedLayout::Factored, values, pieces })
+            factored((u, v), [rows, rank, cols], dtype, values)
         }
         Layout::Hashed { seed } => {
             let count = term.values.len() as u64;
-            let mut pieces = array(&term.values, dtype, values)?;
             let mut hash: Vec<u8> = coefficients(u64::from(*seed)).iter().flat_map(|c| c.to_le_bytes()).collect();
             hash.extend(count.to_le_bytes());
-            pieces.push(piece("hash", i64_type(), vec![5], hash));
-            Ok(PackedTerm { layout: PackedLayout::Hashed, values, pieces })
+            hashed(&term.values, hash, dtype, values)
         }
     }
 }
@@ -120,7 +148,7 @@ pub fn collect(data: &dyn crate::format::Blocks) -> Result<Vec<u8>> {
 fn placed(all: &[f32], dtype: &Dtype, shape: &[u64], coding: ValueCoding, sparse: bool) -> Result<PackedTerm<'static>> {
     let mut dense = Values::of(all, dtype, shape);
     let fitted = fit(&dense, coding, sparse, Watch::silent())?;
-    fitted.round_trip(dtype, 0, &mut dense.bytes);
+    fitted.round_trip(dtype, sparse, 0, &mut dense.bytes);
     let survey = Survey::of(&dense, Watch::silent())?;
     let outline = super::pack::possible(&dense, &survey, &fitted)
         .into_iter()
@@ -154,7 +182,7 @@ fn matrix(
 ) -> Result<Vec<Piece<'static>>> {
     let dense = Values::of(values, dtype, &shape);
     let fitted = match coding {
-        ValueCoding::Int8 => Fitted::Int8(scales(values, shape, axis)?),
+        ValueCoding::Int8 => Fitted::Int8(scales(values, dtype, shape, axis)?),
         _ => fit(&dense, coding, false, Watch::silent())?,
     };
     let width = fitted.width(dtype);
@@ -183,7 +211,7 @@ fn matrix(
     ])
 }
 
-fn scales(values: &[f32], shape: [u64; 2], axis: usize) -> Result<Scales> {
+fn scales(values: &[f32], dtype: &Dtype, shape: [u64; 2], axis: usize) -> Result<Scales> {
     let mut most = vec![0f32; shape[axis] as usize];
     for (k, v) in values.iter().enumerate() {
         if !v.is_finite() {
@@ -195,5 +223,5 @@ fn scales(values: &[f32], shape: [u64; 2], axis: usize) -> Result<Scales> {
     let mut scale_shape = vec![1, 1];
     scale_shape[axis] = shape[axis];
     let inner = if axis == 0 { shape[1] } else { 1 };
-    Ok(Scales { shape: scale_shape, inner, values: most.into_iter().map(|m| m / 127.0).collect() })
+    Ok(Scales { shape: scale_shape, inner, values: most.into_iter().map(|m| scale_for(dtype, m)).collect() })
 }

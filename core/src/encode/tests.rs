@@ -66,7 +66,7 @@ fn every_layout(mut dense: Values, coding: ValueCoding) -> Vec<(PackedLayout, u6
     let mut seen = Vec::new();
     for sparse in [true, false] {
         let Ok(fitted) = fit::fit(&dense, coding, sparse, Watch::silent()) else { return seen };
-        fitted.round_trip(&dense.dtype.clone(), 0, &mut dense.bytes);
+        fitted.round_trip(&dense.dtype.clone(), false, 0, &mut dense.bytes);
         let survey = Survey::of(&dense, Watch::silent()).unwrap();
         for outline in possible(&dense, &survey, &fitted) {
             let layout = outline.terms[0].layout;

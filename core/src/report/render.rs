@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::table::Table;
-use super::{ClassReport, Inspect, Metrics, Report, StageReport, Untouched};
+use super::{ClassReport, Inspect, Metrics, Report, StageReport, StageTensor, Untouched};
 
 /// The report as text: the model, a line or more a stage, the classes, the output, the warnings.
 pub fn render(report: &Report) -> String {
@@ -19,11 +19,12 @@ pub fn render(report: &Report) -> String {
         ),
     );
     // With a single stage the table of the classes at the end says all that the stage's own would.
+    let loses = |s: &StageReport| s.classes.iter().any(|c| c.max_error.is_some());
     let with_tables = report.stages.iter().filter(|s| !s.classes.is_empty()).count() > 1;
     let mut shown: &[Untouched] = &[];
     for (i, stage) in report.stages.iter().enumerate() {
         line(&mut out, stage_line(i + 1, stage));
-        if with_tables && !stage.classes.is_empty() {
+        if (with_tables || loses(stage)) && !stage.classes.is_empty() {
             out.push_str(&stage_table(stage));
         }
         if stage.untouched != shown {
@@ -71,9 +72,10 @@ fn stage_line(number: usize, stage: &StageReport) -> String {
         let _ = write!(text, " {}", stage.name);
     }
     let mut asked = Vec::new();
-    for key in ["scheme", "amount", "pattern"] {
+    for key in ["scheme", "amount", "pattern", "values"] {
         match stage.asked.get(key) {
-            Some(Value::String(word)) if word != "free" => asked.push(word.clone()),
+            Some(Value::String(word)) if word == "free" || word == "as they are" => {}
+            Some(Value::String(word)) => asked.push(word.clone()),
             Some(Value::Number(number)) => asked.push(number.to_string()),
             Some(Value::Object(by_class)) => {
                 let entries = by_class.iter().map(|(glob, amount)| format!("{glob} {}", plain(amount)));
@@ -97,6 +99,9 @@ fn stage_line(number: usize, stage: &StageReport) -> String {
             achieved.pruned, achieved.prunable, achieved.newly
         ));
     }
+    if !stage.tensors.is_empty() {
+        done.push(tensors_text(&stage.tensors));
+    }
     if let Some(metrics) = &stage.metrics {
         done.push(metrics_text(metrics));
     }
@@ -104,6 +109,20 @@ fn stage_line(number: usize, stage: &StageReport) -> String {
         done.push(format!("{seconds:.1} s"));
     }
     if done.is_empty() { text } else { format!("{text}: {}", done.join("; ")) }
+}
+
+/// `5 mask × int8, 1 dense; 31375360 → 2611200 bytes`.
+fn tensors_text(tensors: &[StageTensor]) -> String {
+    let mut ways: Vec<(&str, usize)> = Vec::new();
+    for tensor in tensors {
+        match ways.iter_mut().find(|(how, _)| *how == tensor.packed) {
+            Some((_, count)) => *count += 1,
+            None => ways.push((&tensor.packed, 1)),
+        }
+    }
+    let ways: Vec<String> = ways.into_iter().map(|(how, count)| format!("{count} {how}")).collect();
+    let sum = |of: fn(&StageTensor) -> u64| tensors.iter().map(of).sum::<u64>();
+    format!("tensors: {}; {} → {} bytes", ways.join(", "), sum(|t| t.bytes_before), sum(|t| t.bytes_after))
 }
 
 fn plain(value: &Value) -> String {
@@ -125,14 +144,21 @@ fn metrics_text(metrics: &Metrics) -> String {
 }
 
 fn stage_table(stage: &StageReport) -> String {
-    let mut table = Table::new(["class", "weights", "pruned", "share", "newly"]).indent(2);
+    let headings =
+        ["class", "weights", "pruned", "share", "newly", "bytes before", "bytes after", "max error", "relative error"];
+    let mut table = Table::new(headings).indent(2);
+    let number = |n: Option<u64>| n.map(|n| n.to_string()).unwrap_or_default();
     for class in &stage.classes {
         table.row([
             class.name.clone(),
             class.weights.to_string(),
             class.pruned.to_string(),
             percent(class.pruned, class.weights),
-            class.newly.map(|n| n.to_string()).unwrap_or_default(),
+            number(class.newly),
+            number(class.bytes_before),
+            number(class.bytes_after),
+            class.max_error.map(|e| format!("{e:.3e}")).unwrap_or_default(),
+            class.relative_error.map(|e| format!("{:.3} %", 100.0 * e)).unwrap_or_default(),
         ]);
     }
     table.without_empty_columns().to_string()

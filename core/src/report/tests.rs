@@ -36,7 +36,13 @@ fn report() -> Report {
                 name: "magnitude".into(),
                 asked: asked(&recipe.stages[0]),
                 achieved: Some(Achieved::new(85, 80, 110)),
-                classes: vec![StageClass { name: "a".into(), weights: 10, pruned: 5, newly: Some(5) }],
+                classes: vec![StageClass {
+                    name: "a".into(),
+                    weights: 10,
+                    pruned: 5,
+                    newly: Some(5),
+                    ..StageClass::default()
+                }],
                 untouched: vec![untouched("b1", "bias"), untouched("i", "I64"), untouched("b2", "bias")],
                 ..StageReport::default()
             },

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::TensorState;
 use crate::convert::{from_f32, to_f32};
-use crate::encode::decode::{Decoder, ReadAt};
 use crate::encode::outline::ValueCoding;
-use crate::encode::terms::{collect, pack};
+use crate::encode::pieces::Pieces;
+use crate::encode::terms::pack;
 use crate::error::{Error, Result};
 use crate::stfile::{Spec, StFile, StWriter};
 use crate::tensor::Dtype;
@@ -21,7 +21,8 @@ use crate::tensor::Dtype;
 /// its flat order, whatever the order in which a method sees it.
 pub struct Terms {
     encoding: Encoding,
-    decoder: Decoder,
+    values: ValueCoding,
+    pieces: Pieces,
     source: Option<Box<TensorState>>,
 }
 
@@ -29,11 +30,25 @@ impl Terms {
     /// Takes an encoding of a whole tensor. `source`: the weights that it stands for, where a later stage may ask what
     /// is missing of them.
     pub fn new(encoding: Encoding, dtype: &Dtype, shape: &[u64], source: Option<TensorState>) -> Result<Terms> {
-        let packed = pack(&encoding, dtype, shape, ValueCoding::Plain)?;
-        let piece = |p: &crate::format::Piece<'_>| Ok(Box::new(collect(p.data.as_ref())?) as Box<dyn ReadAt>);
-        let data = packed.terms.iter().map(|t| t.pieces.iter().map(piece).collect()).collect::<Result<_>>()?;
-        let decoder = Decoder::new(packed.outline(), data, u64::MAX)?;
-        Ok(Terms { encoding, decoder, source: source.map(Box::new) })
+        let pieces = Pieces::of(&pack(&encoding, dtype, shape, ValueCoding::Plain)?)?;
+        Ok(Terms { encoding, values: ValueCoding::Plain, pieces, source: source.map(Box::new) })
+    }
+
+    /// The same terms with their values coded in another way.
+    pub fn recoded(&self, values: ValueCoding) -> Result<Terms> {
+        let outline = self.pieces.outline();
+        let pieces = Pieces::of(&pack(&self.encoding, &outline.dtype, &outline.shape, values)?)?;
+        Ok(Terms { encoding: self.encoding.clone(), values, pieces, source: self.source.clone() })
+    }
+
+    /// How its values are coded.
+    pub fn values(&self) -> ValueCoding {
+        self.values
+    }
+
+    /// What is written.
+    pub fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 
     /// The terms.
@@ -48,7 +63,7 @@ impl Terms {
 
     /// Fills `out` with dense bytes of the tensor's type from byte `offset`.
     pub fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.decoder.read_at(offset, out)
+        self.pieces.fill(offset, out)
     }
 
     /// How it is made in a word: `factored`, `factored + sparse`.
@@ -78,6 +93,9 @@ pub fn layout_name(layout: &Layout) -> &'static str {
 struct Record {
     rows: usize,
     cols: usize,
+    /// The coding of the values, where it is not plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    coding: Option<String>,
     terms: Vec<TermRecord>,
 }
 
@@ -96,7 +114,9 @@ struct TermRecord {
 pub fn save(tensors: &[(&str, &Terms)], path: &Path) -> Result<()> {
     let (mut specs, mut data, mut metadata) = (Vec::new(), Vec::new(), Vec::new());
     for (name, terms) in tensors {
-        let mut record = Record { rows: terms.encoding.rows, cols: terms.encoding.cols, terms: Vec::new() };
+        let coding = Some(terms.values).filter(|v| *v != ValueCoding::Plain).map(|v| v.to_string());
+        let (rows, cols) = (terms.encoding.rows, terms.encoding.cols);
+        let mut record = Record { rows, cols, coding, terms: Vec::new() };
         for (k, term) in terms.encoding.terms.iter().enumerate() {
             let mut bytes = vec![0; term.values.len() * 4];
             from_f32(&Dtype::F32, &term.values, &mut bytes);
@@ -128,8 +148,8 @@ pub fn save(tensors: &[(&str, &Terms)], path: &Path) -> Result<()> {
     writer.finish()?.persist(path)
 }
 
-/// Reads what [`save`] wrote.
-pub fn load(path: &Path) -> Result<Vec<(String, Encoding)>> {
+/// Reads what [`save`] wrote: names, terms and the coding of their values.
+pub fn load(path: &Path) -> Result<Vec<(String, Encoding, ValueCoding)>> {
     let file = StFile::open(path)?;
     let damaged =
         |what: &str| Error::failed(format!("\"{}\" is damaged ({what}); --force starts anew", path.display()));
@@ -163,7 +183,11 @@ pub fn load(path: &Path) -> Result<Vec<(String, Encoding)>> {
             to_f32(&Dtype::F32, &bytes, &mut values);
             terms.push(Term { layout, values });
         }
-        found.push((name.clone(), Encoding { rows: record.rows, cols: record.cols, terms }));
+        let coding = match &record.coding {
+            Some(name) => ValueCoding::named(name).ok_or_else(|| damaged(name))?,
+            None => ValueCoding::Plain,
+        };
+        found.push((name.clone(), Encoding { rows: record.rows, cols: record.cols, terms }, coding));
     }
     Ok(found)
 }
@@ -217,9 +241,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("terms.safetensors");
         let terms = Terms::new(sum(), &Dtype::F32, &[2, 3], None).unwrap();
-        save(&[("b", &terms), ("a.0.values", &terms)], &path).unwrap();
+        let coded = terms.recoded(ValueCoding::Int8).unwrap();
+        save(&[("b", &terms), ("a.0.values", &coded)], &path).unwrap();
         let found = load(&path).unwrap();
-        assert_eq!(found, [("b".to_string(), sum()), ("a.0.values".to_string(), sum())]);
+        assert_eq!(
+            found,
+            [("b".to_string(), sum(), ValueCoding::Plain), ("a.0.values".to_string(), sum(), ValueCoding::Int8)]
+        );
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert!(load(&path).unwrap_err().to_string().contains("terms.safetensors"));

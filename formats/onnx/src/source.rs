@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use compress_core::class::Roles;
+use compress_core::encode::Decoder;
 use compress_core::format::{CreateOptions, OpenOptions, PackedLayout, Sink, Source, SourceFile};
 use compress_core::tensor::{TensorId, TensorInfo};
 use compress_core::{Error, Result};
@@ -145,6 +146,17 @@ impl Source for OnnxSource {
 
     fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    fn decoder(&self, id: TensorId) -> Option<&Decoder> {
+        match &self.tensor(id)?.place {
+            Place::Packed(packed) => Some(&packed.decoder),
+            _ => None,
+        }
+    }
+
+    fn predict(&self, output: &Path, options: &CreateOptions) -> Result<u64> {
+        writer::OnnxSink::predict(self.shared.clone(), output, options)
     }
 
     fn create(&self, output: &Path, options: &CreateOptions) -> Result<Box<dyn Sink>> {

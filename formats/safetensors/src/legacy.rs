@@ -64,7 +64,7 @@ fn open(shards: &[Arc<StFile>], entries: Vec<At>, max_expand: u64) -> Result<Sto
         return Err(Error::failed(text));
     }
     let reader = Bitmask { values, mask, rows, cols, width, before: OnceLock::new() };
-    Ok(Stored { entries, dtype, shape, outline: None, reader: Box::new(reader) })
+    Ok(Stored { entries, dtype, shape, outline: None, decoder: None, reader: Box::new(reader) })
 }
 
 fn is_bytes(entry: &Entry) -> bool {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use compress_core::class::Roles;
+use compress_core::encode::Decoder;
 use compress_core::encode::outline::{Outline, PackedLayout};
 use compress_core::format::{CreateOptions, Sink, Source, SourceFile};
 use compress_core::stfile::{Entry, StFile, quoted};
@@ -111,6 +112,16 @@ impl Inner {
     pub fn outline(&self, id: TensorId) -> Option<&Outline> {
         match self.slots[id] {
             Slot::Packed(i, _) => self.packed[i].outline.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl Inner {
+    /// What reads a tensor that stays packed.
+    pub fn decoder(&self, id: TensorId) -> Option<&Decoder> {
+        match self.slots[id] {
+            Slot::Packed(i, _) => self.packed[i].decoder.as_deref(),
             _ => None,
         }
     }
@@ -314,8 +325,16 @@ impl Source for Model {
         }
     }
 
-    fn predict(&self, options: &CreateOptions) -> Option<u64> {
-        sink::predict(&self.0, options).ok()
+    fn decoder(&self, id: TensorId) -> Option<&Decoder> {
+        self.0.decoder(id)
+    }
+
+    fn predict(&self, _: &Path, options: &CreateOptions) -> Result<u64> {
+        sink::predict(&self.0, options)
+    }
+
+    fn overhead(&self, id: TensorId, outline: &Outline, _: &Path) -> Result<i64> {
+        Ok(sink::overhead(&self.0, id, outline))
     }
 
     fn roles(&self) -> Option<&Roles> {

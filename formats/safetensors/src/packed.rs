@@ -33,6 +33,8 @@ pub struct Stored {
     pub shape: Vec<u64>,
     /// What it is made of; `None` for the legacy formats, which are written as dense tensors.
     pub outline: Option<Outline>,
+    /// What reads it, where it has an outline.
+    pub decoder: Option<Arc<Decoder>>,
     /// Its dense bytes.
     pub reader: Box<dyn ReadAt>,
 }
@@ -51,7 +53,7 @@ impl ReadAt for FilePiece {
     }
 }
 
-struct Unpacked(Decoder);
+struct Unpacked(Arc<Decoder>);
 
 impl ReadAt for Unpacked {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
@@ -149,9 +151,10 @@ fn open(
         }
         data.push(pieces);
     }
-    let decoder = Decoder::new(outline.clone(), data, max_expand)?;
+    let decoder = Arc::new(Decoder::new(outline.clone(), data, max_expand)?);
+    let reader = Box::new(Unpacked(decoder.clone()));
     let (dtype, shape) = (outline.dtype.clone(), outline.shape.clone());
-    Ok(Stored { entries: places, dtype, shape, outline: Some(outline), reader: Box::new(Unpacked(decoder)) })
+    Ok(Stored { entries: places, dtype, shape, outline: Some(outline), decoder: Some(decoder), reader })
 }
 
 fn missing(piece: &str) -> Error {

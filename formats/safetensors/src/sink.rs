@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use compress_core::encode::ReadAt;
+use compress_core::encode::{Outline, ReadAt};
 use compress_core::files::{self, TempDir, TempFile};
 use compress_core::format::{Blocks, Content, CreateOptions, Sink, Staged, StagedFile};
 use compress_core::progress::Watch;
 use compress_core::pump::pump;
-use compress_core::stfile::quoted;
+use compress_core::stfile::{encode_header, quoted};
 use compress_core::tensor::TensorId;
 use compress_core::{Error, Result};
 
@@ -256,4 +256,23 @@ pub fn predict(model: &Inner, options: &CreateOptions) -> Result<u64> {
         bytes += index_text(model, index, options, total)?.len() as u64;
     }
     Ok(bytes)
+}
+
+/// What packing a tensor adds to header, index and padding; to a few bytes, which depend on the other tensors.
+pub fn overhead(model: &Inner, id: TensorId, outline: &Outline) -> i64 {
+    let (name, planned) = (&model.tensors[id].name, model.planned(id));
+    let mut at = model.files.iter().map(|f| f.bytes).max().unwrap_or(0);
+    let mut entries = packed::entries(name, outline);
+    let mut padding = 0i64 - outline.bytes() as i64;
+    for entry in &mut entries {
+        padding += entry.bytes() as i64;
+        (entry.start, entry.end) = (at, at + entry.bytes());
+        at = entry.end;
+    }
+    let header = encode_header(&[packed::metadata(name, outline)], &entries).len() as i64
+        - encode_header(&[], &[planned]).len() as i64;
+    let indexed = model.folder.as_ref().is_some_and(|f| f.index.is_some());
+    let shard = model.files[model.slots[id].shard()].name.len();
+    let line = |n: &str| if indexed { (n.len() + shard + 12) as i64 } else { 0 };
+    padding + header + entries.iter().map(|e| line(&e.name)).sum::<i64>() - line(name)
 }

@@ -125,7 +125,7 @@ fn packed(dense: &mut Values, how: How, mut to: impl FnMut(&Packed<'_>)) -> bool
                 return false;
             };
             let dtype = dense.dtype.clone();
-            fitted.round_trip(&dtype, 0, &mut dense.bytes);
+            fitted.round_trip(&dtype, false, 0, &mut dense.bytes);
             let survey = Survey::of(dense, Watch::silent()).unwrap();
             if pack::possible(dense, &survey, &fitted).iter().all(|o| o.terms[0].layout != layout) {
                 return false;

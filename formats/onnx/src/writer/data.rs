@@ -18,15 +18,17 @@ const PAGE_FROM: u64 = 1 << 20;
 
 /// A file of external data on its way out.
 pub(crate) struct DataFile {
-    temp: TempFile,
+    /// `None` where only places are counted.
+    temp: Option<TempFile>,
     end: u64,
     /// By offset: bytes, and a hash of each block.
     written: BTreeMap<u64, (u64, Vec<u64>)>,
 }
 
 impl DataFile {
-    pub(crate) fn create(output: &Path) -> Result<Self> {
-        Ok(DataFile { temp: TempFile::create(output)?, end: 0, written: BTreeMap::new() })
+    pub(crate) fn create(output: &Path, dry: bool) -> Result<Self> {
+        let temp = if dry { None } else { Some(TempFile::create(output)?) };
+        Ok(DataFile { temp, end: 0, written: BTreeMap::new() })
     }
 
     /// Reserves the next place for `bytes` bytes. `like` is the offset that they had in the input's file, whose
@@ -49,19 +51,22 @@ impl DataFile {
 
     /// Writes a payload at its place.
     pub(crate) fn write(&mut self, at: u64, blocks: &dyn Blocks) -> Result<()> {
+        let Some(temp) = &self.temp else { return Ok(()) };
         let count = blocks.bytes().div_ceil(BLOCK_BYTES as u64) as usize;
         let hashing = Hashing { inner: blocks, hashes: Mutex::new(vec![0; count]) };
-        pump(&hashing, self.temp.file(), self.temp.path(), at, &Watch::silent())?;
+        pump(&hashing, temp.file(), temp.path(), at, &Watch::silent())?;
         let hashes = hashing.hashes.into_inner().unwrap_or_else(|e| e.into_inner());
         self.written.insert(at, (blocks.bytes(), hashes));
         Ok(())
     }
 
-    /// Syncs the file; it, its length, and 16 digits that depend on its content alone.
-    pub(crate) fn finish(self) -> Result<(TempFile, u64, String)> {
-        let io = |e| compress_core::Error::io("write", self.temp.path(), &e);
-        self.temp.file().set_len(self.end).map_err(io)?;
-        self.temp.sync()?;
+    /// Syncs the file; it (`None` in a dry run), its length, and 16 digits that depend on its content alone.
+    pub(crate) fn finish(self) -> Result<(Option<TempFile>, u64, String)> {
+        if let Some(temp) = &self.temp {
+            let io = |e| compress_core::Error::io("write", temp.path(), &e);
+            temp.file().set_len(self.end).map_err(io)?;
+            temp.sync()?;
+        }
         let mut digest = Sha256::new();
         for (at, (bytes, hashes)) in &self.written {
             digest.update(at.to_le_bytes());

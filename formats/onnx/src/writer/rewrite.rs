@@ -3,7 +3,7 @@
 //! The temp file has two regions. Up to the input's length, a payload whose length does not change is written where it
 //! lies in the input; beyond that, whatever is new is appended. If at the end every payload lies where the output has
 //! it, the rest is filled in around the payloads and the file is ready: each byte was written once. Otherwise the output
-//! is put together in a second temp file.
+//! is put together in a second temp file. A dry rewrite has no temp file: it only finds how many bytes there would be.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -27,15 +27,16 @@ pub(crate) const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
 pub struct Rewrite {
     pub(crate) shared: Arc<Shared>,
     output: PathBuf,
-    temp: TempFile,
+    /// `None` in a dry rewrite.
+    temp: Option<TempFile>,
     edits: Edits,
     scratch_end: u64,
     reserved: bool,
 }
 
 impl Rewrite {
-    pub(crate) fn new(shared: Arc<Shared>, output: &Path) -> Result<Self> {
-        let temp = TempFile::create(output)?;
+    pub(crate) fn new(shared: Arc<Shared>, output: &Path, dry: bool) -> Result<Self> {
+        let temp = if dry { None } else { Some(TempFile::create(output)?) };
         let scratch_end = shared.model.input.bytes();
         let (output, edits) = (output.to_path_buf(), Edits::default());
         Ok(Rewrite { shared, output, temp, edits, scratch_end, reserved: false })
@@ -54,11 +55,13 @@ impl Rewrite {
     /// Replaces a stretch of a message's body by as many bytes, which are written where they will lie if nothing before
     /// them changes its length.
     pub(crate) fn overwrite(&mut self, message: MessageId, range: Range<u64>, blocks: &dyn Blocks) -> Result<()> {
-        if !self.reserved {
-            self.temp.preallocate(self.scratch_end)?;
-            self.reserved = true;
+        if let Some(temp) = &self.temp {
+            if !self.reserved {
+                temp.preallocate(self.scratch_end)?;
+                self.reserved = true;
+            }
+            pump(blocks, temp.file(), temp.path(), range.start, &Watch::silent())?;
         }
-        pump(blocks, self.temp.file(), self.temp.path(), range.start, &Watch::silent())?;
         self.edits.replace(message, range.clone(), vec![Segment::Scratch(range)]);
         Ok(())
     }
@@ -66,14 +69,18 @@ impl Rewrite {
     /// Writes a payload of known length behind everything else; the segment that stands for it.
     pub fn append(&mut self, blocks: &dyn Blocks) -> Result<Segment> {
         let at = self.scratch_end;
-        pump(blocks, self.temp.file(), self.temp.path(), at, &Watch::silent())?;
+        if let Some(temp) = &self.temp {
+            pump(blocks, temp.file(), temp.path(), at, &Watch::silent())?;
+        }
         self.scratch_end += blocks.bytes();
         Ok(Segment::Scratch(at..self.scratch_end))
     }
 
     /// Writes bytes behind everything else; they follow on what was written last.
     pub(crate) fn append_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        self.temp.write_all_at(bytes, self.scratch_end)?;
+        if let Some(temp) = &self.temp {
+            temp.write_all_at(bytes, self.scratch_end)?;
+        }
         self.scratch_end += bytes.len() as u64;
         Ok(())
     }
@@ -138,11 +145,23 @@ impl Rewrite {
         true
     }
 
+    /// Whether nothing is written.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.temp.is_none()
+    }
+
+    /// How many bytes the output has as things stand.
+    pub(crate) fn bytes(&self) -> Result<u64> {
+        let layout = self.edits.layout(&self.shared.model.input, &self.shared.model.spans)?;
+        Ok(layout.iter().map(Segment::bytes).sum())
+    }
+
     /// Puts the output together and syncs it.
-    pub(crate) fn finish(mut self) -> Result<TempFile> {
+    pub(crate) fn finish(self) -> Result<TempFile> {
         let input = self.shared.model.input.clone();
         let layout = self.edits.layout(&input, &self.shared.model.spans)?;
         let total: u64 = layout.iter().map(Segment::bytes).sum();
+        let temp = self.temp.ok_or_else(|| Error::failed("a dry rewrite has no file"))?;
         if total > PROTOBUF_LIMIT {
             return Err(Error::failed(format!(
                 "\"{}\" would have {total} bytes in one file, more than the 2 GB that ONNX readers take",
@@ -151,7 +170,7 @@ impl Rewrite {
         }
         let in_place = in_place(&layout);
         let target = if in_place { None } else { Some(TempFile::create(&self.output)?) };
-        let out = target.as_ref().unwrap_or(&self.temp);
+        let out = target.as_ref().unwrap_or(&temp);
         let mut at = 0;
         for segment in &layout {
             match segment {
@@ -159,7 +178,7 @@ impl Rewrite {
                 Segment::Bytes(bytes) => out.write_all_at(bytes, at)?,
                 Segment::Scratch(_) if in_place => {}
                 Segment::Scratch(range) => {
-                    let (from, bytes) = (self.temp.file(), range.end - range.start);
+                    let (from, bytes) = (temp.file(), range.end - range.start);
                     compress_core::files::copy_range(from, range.start, out.file(), at, bytes)
                         .map_err(|e| Error::io("write", out.path(), &e))?;
                 }
@@ -168,10 +187,7 @@ impl Rewrite {
         }
         out.file().set_len(total).map_err(|e| Error::io("write", out.path(), &e))?;
         out.sync()?;
-        if let Some(target) = target {
-            self.temp = target;
-        }
-        Ok(self.temp)
+        Ok(target.unwrap_or(temp))
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use compress_core::files;
-use compress_core::format::{Blocks, Content, CreateOptions, Sink, Staged};
+use compress_core::format::{
+    Blocks, Content, CreateOptions, Outline, Packed, PackedTerm, Piece, PieceOutline, Sink, Staged, TermOutline,
+};
 use compress_core::tensor::TensorId;
 use compress_core::{Error, Result};
 
@@ -56,8 +58,12 @@ impl OnnxSink {
         if !options.force && std::fs::symlink_metadata(output).is_ok() {
             return Err(Error::usage(format!("\"{}\" exists already (--force replaces it)", output.display())));
         }
+        OnnxSink::begin(shared, output, options, false)
+    }
+
+    fn begin(shared: Arc<Shared>, output: &Path, options: &CreateOptions, dry: bool) -> Result<Self> {
         let given = vec![false; shared.list.infos.len() + shared.list.parts.len()];
-        let rewrite = Rewrite::new(shared, output)?;
+        let rewrite = Rewrite::new(shared, output, dry)?;
         let (data, homes) = (None, HashMap::new());
         let mut sink = OnnxSink {
             rewrite,
@@ -72,6 +78,20 @@ impl OnnxSink {
         };
         sink.plan_external(options)?;
         Ok(sink)
+    }
+
+    /// The bytes of all files that would be written: the same steps, but nothing is read or written.
+    pub(crate) fn predict(shared: Arc<Shared>, output: &Path, options: &CreateOptions) -> Result<u64> {
+        let mut sink = OnnxSink::begin(shared.clone(), output, options, true)?;
+        for (id, info) in shared.list.infos.iter().enumerate() {
+            if let Some(outline) = options.outlines.get(&id) {
+                sink.put(id, Content::Packed(&unread(outline)))?;
+            } else if options.dense.contains(&id) {
+                sink.put(id, Content::Dense(&Unread(info.dense_bytes())))?;
+            }
+        }
+        let data = sink.finish_external()?.map_or(0, |d| d.bytes);
+        Ok(data + sink.rewrite.bytes()?)
     }
 
     /// The model as it is rewritten.
@@ -160,7 +180,7 @@ impl OnnxSink {
                     self.output.display()
                 )));
             }
-            self.data = Some(DataFile::create(&self.output)?);
+            self.data = Some(DataFile::create(&self.output, self.rewrite.is_dry())?);
         }
         self.data.as_mut().ok_or_else(|| Error::failed("no data file"))
     }
@@ -199,6 +219,9 @@ impl OnnxSink {
     /// Elements that stay in their typed field, as one packed run.
     fn put_typed(&mut self, tensor: &TensorRef, blocks: &dyn Blocks) -> Result<()> {
         let Place::Typed(typed) = &tensor.place else { return Ok(()) };
+        if self.rewrite.is_dry() {
+            return Ok(()); // its length depends on its values
+        }
         let start = self.rewrite.scratch_position();
         let block = compress_core::format::BLOCK_BYTES as u64;
         let (mut dense, mut coded) = (Vec::new(), Vec::new());
@@ -332,9 +355,39 @@ impl Sink for OnnxSink {
 
 /// A written file of external data.
 pub(super) struct StagedData {
-    pub(super) temp: files::TempFile,
+    /// `None` in a dry run.
+    pub(super) temp: Option<files::TempFile>,
     pub(super) name: String,
     pub(super) bytes: u64,
+}
+
+/// A number of bytes that nobody reads.
+struct Unread(u64);
+
+impl Blocks for Unread {
+    fn bytes(&self) -> u64 {
+        self.0
+    }
+
+    fn fill(&self, _: u64, _: &mut [u8]) -> Result<()> {
+        Err(Error::failed("a dry run reads nothing"))
+    }
+}
+
+fn unread(outline: &Outline) -> Packed<'static> {
+    let piece = |p: &PieceOutline| Piece {
+        role: p.role,
+        dtype: p.dtype.clone(),
+        shape: p.shape.clone(),
+        data: Box::new(Unread(p.bytes())),
+    };
+    let term = |t: &TermOutline| PackedTerm {
+        layout: t.layout,
+        values: t.values,
+        pieces: t.pieces.iter().map(piece).collect(),
+    };
+    let terms = outline.terms.iter().map(term).collect();
+    Packed { dtype: outline.dtype.clone(), shape: outline.shape.clone(), terms }
 }
 
 /// A tensor's bytes as the input has them.

@@ -27,7 +27,7 @@ impl Staged for OnnxStaged {
         let bytes = self.model.file().metadata().map_or(0, |m| m.len());
         let mut files = vec![StagedFile { name, path: self.model.path().to_path_buf(), bytes }];
         if let Some(data) = &self.data {
-            let path = data.temp.path().to_path_buf();
+            let path = data.temp.as_ref().map(|t| t.path().to_path_buf()).unwrap_or_default();
             files.push(StagedFile { name: data.name.clone(), path, bytes: data.bytes });
         }
         files
@@ -35,7 +35,7 @@ impl Staged for OnnxStaged {
 
     fn reopen(&self) -> Result<Box<dyn Source>> {
         let redirect: BTreeMap<String, PathBuf> =
-            self.data.iter().map(|d| (d.name.clone(), d.temp.path().to_path_buf())).collect();
+            self.data.iter().filter_map(|d| Some((d.name.clone(), d.temp.as_ref()?.path().to_path_buf()))).collect();
         Ok(Box::new(OnnxSource::open_redirected(self.model.path(), &self.shared.options, redirect)?))
     }
 
@@ -44,8 +44,10 @@ impl Staged for OnnxStaged {
     fn commit(self: Box<Self>) -> Result<()> {
         let folder = files::folder_of(&self.output).to_path_buf();
         let new = self.data.as_ref().map(|data| data.name.clone());
-        if let Some(data) = self.data {
-            data.temp.persist(&folder.join(&data.name))?;
+        if let Some(data) = self.data
+            && let Some(temp) = data.temp
+        {
+            temp.persist(&folder.join(&data.name))?;
         }
         self.model.persist(&self.output)?;
         let Some(name) = self.output.file_name() else { return Ok(()) };
