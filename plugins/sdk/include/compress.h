@@ -71,7 +71,8 @@
 #define COMPRESS_LAYOUT_DENSE 0u    /* rows * cols values, row-major */
 #define COMPRESS_LAYOUT_SPARSE 1u   /* one value for each 1 of bits */
 #define COMPRESS_LAYOUT_FACTORED 2u /* W = U V: U [rows, rank], then V [rank, cols] */
-#define COMPRESS_LAYOUT_HASHED 3u   /* buckets that weights share by hash */
+#define COMPRESS_LAYOUT_HASHED 3u   /* buckets that weights share by hash: of the seed and the position as stored,
+                                       r * row_stride + c * col_stride of the whole part */
 
 /* UTF-8 text, not ended by a zero byte. COMPRESS_STR("literal") makes one in a constant. */
 typedef struct compress_str {

@@ -35,7 +35,8 @@ pub enum Layout {
         /// Columns of U.
         rank: usize,
     },
-    /// w(i, j) = ξ(i, j) · b[h(i, j)]: the values are the buckets b. Both hashes are of the seed and i · cols + j.
+    /// w(r, c) = ξ(r, c) · b[h(r, c)]: the values are the buckets b. Both are hashes of the seed and the weight's position
+    /// as stored, r · row_stride + c · col_stride of the whole part, by [`crate::hash`].
     Hashed {
         /// Seed of h and ξ.
         seed: u32,

@@ -13,6 +13,7 @@ pub mod encoding;
 pub mod error;
 pub mod evidence;
 pub mod export;
+pub mod hash;
 pub mod host;
 pub mod method;
 pub mod options;
