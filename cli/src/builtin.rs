@@ -14,7 +14,8 @@ pub fn formats() -> [&'static dyn Format; 2] {
 /// All built-in methods.
 pub fn registry(listener: Arc<dyn Listener>) -> Result<Registry> {
     let mut registry = Registry::new().listened(listener);
-    let entries: &[&compress_sdk::Entry] = &[&compress_magnitude::ENTRY];
+    let entries: &[&compress_sdk::Entry] =
+        &[&compress_magnitude::ENTRY, &compress_hashing::ENTRY, &compress_low_rank::ENTRY];
     for entry in entries {
         registry.add_builtin(entry)?;
     }

@@ -20,7 +20,7 @@ const VENDORED: &[(&str, &str)] = {
         "sdk"/"compress-sdk":
             "include/compress.h" "src/abi.rs" "src/bitmap.rs" "src/caller.rs" "src/caller/arena.rs"
             "src/caller/card.rs" "src/card.rs" "src/contract.rs" "src/easy.rs" "src/encoding.rs" "src/error.rs"
-            "src/evidence.rs" "src/export.rs" "src/host.rs" "src/lib.rs" "src/method.rs" "src/options.rs" "src/part.rs";
+            "src/evidence.rs" "src/export.rs" "src/hash.rs" "src/host.rs" "src/lib.rs" "src/method.rs" "src/options.rs" "src/part.rs";
         "testkit"/"compress-testkit":
             "src/encodings.rs" "src/inputs.rs" "src/lib.rs" "src/options.rs" "src/scores.rs";
     }

@@ -70,6 +70,8 @@ pub(crate) struct External {
 pub(crate) mod field {
     pub(crate) const MODEL_IR_VERSION: u32 = 1;
     pub(crate) const GRAPH_NODE: u32 = 1;
+    pub(crate) const NODE_INPUT: u32 = 1;
+    pub(crate) const NODE_OUTPUT: u32 = 2;
     pub(crate) const GRAPH_INITIALIZER: u32 = 5;
     pub(crate) const TENSOR_DIMS: u32 = 1;
     pub(crate) const TENSOR_TYPE: u32 = 2;

@@ -3,7 +3,8 @@
 use compress_core::encode::{Outline, PackedLayout, PieceOutline, TermOutline, ValueCoding, hash};
 use compress_core::{Error, Result};
 
-use crate::model::DataType;
+use super::forms::{Factors, Kind};
+use crate::model::{Attribute, DataType, Node};
 use crate::wire::Message;
 
 /// An operator of a chain. It has one output and at most one attribute, an integer.
@@ -16,6 +17,17 @@ pub(crate) struct Op {
 }
 
 impl Op {
+    /// Whether a node of a file is this operator.
+    pub(crate) fn is(&self, node: &Node) -> bool {
+        let attribute = match (self.attribute, node.attributes.as_slice()) {
+            (None, []) => true,
+            (Some((name, value)), [(n, Attribute::Int(v))]) => n == name && *v == value,
+            _ => false,
+        };
+        let outputs = node.outputs.len() == 1 && node.outputs[0] == self.output;
+        node.is_standard() && node.op_type == self.op && node.inputs == self.inputs && outputs && attribute
+    }
+
     /// As a `NodeProto`.
     pub(crate) fn message(&self) -> Message {
         let node = self.inputs.iter().fold(Message::new(), |m, i| m.bytes(1, i)).bytes(2, &self.output);
@@ -57,11 +69,10 @@ pub(crate) fn build(prefix: &str, name: &str, outline: &Outline) -> Result<Chain
     if elements == 0 || elements >= 1 << 31 {
         return Err(Error::failed(format!("a packed ONNX tensor has 1 … 2³¹ − 1 elements, not {elements}")));
     }
-    let (ops, constants) = (Vec::new(), Vec::new());
-    let mut builder = Builder { prefix, data_type, elements, ops, constants };
+    let mut builder = Builder::new(prefix, data_type, elements);
     let shape = outline.shape.iter().flat_map(|d| (*d as i64).to_le_bytes()).collect();
     builder.constants.push(Constant {
-        name: format!("{prefix}/{}", data_type.name()),
+        name: builder.shape.clone(),
         data_type: DataType::INT64,
         dims: vec![outline.shape.len() as u64],
         bytes: shape,
@@ -84,6 +95,30 @@ pub(crate) fn build(prefix: &str, name: &str, outline: &Outline) -> Result<Chain
         last.output = name.into();
     }
     Ok(Chain { ops, constants })
+}
+
+/// What makes the factors of a factored weight ready for the nodes that multiply with them.
+pub(crate) fn factors(prefix: &str, outline: &Outline, kind: Kind) -> Result<Factors> {
+    let elements = outline.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).unwrap_or(0);
+    let [term] = outline.terms.as_slice() else { return Err(Error::failed("factors of a sum")) };
+    let mut builder = Builder::new(prefix, DataType::FLOAT, elements);
+    let rank = piece(term, "v")?.shape.first().copied().unwrap_or(0);
+    let (mut u, mut v) = builder.factors(0, term)?;
+    match (kind, outline.shape.as_slice()) {
+        (Kind::Product, [_, _]) => {}
+        (Kind::Conv, [out, inner @ ..]) if inner.len() >= 2 => {
+            let ones = inner[1..].iter().map(|_| &1);
+            u = builder.named(u, "u_shape", [out, &rank].into_iter().chain(ones));
+            v = builder.named(v, "v_shape", [&rank].into_iter().chain(inner));
+        }
+        (Kind::Recurrent, [directions, gates, _]) => {
+            u = builder.named(u, "u_shape", [directions, gates, &rank]);
+            v = builder.op("Transpose", &[&v], None);
+        }
+        (_, shape) => return Err(Error::failed(format!("a weight of shape {shape:?}"))),
+    }
+    let Builder { ops, constants, .. } = builder;
+    Ok(Factors { kind, chain: Chain { ops, constants }, u: u.name, v: v.name })
 }
 
 /// A value of the chain.
@@ -110,11 +145,18 @@ struct Builder<'a> {
     /// The weight's.
     data_type: DataType,
     elements: u64,
+    /// Name of the constant that is the weight's shape.
+    shape: String,
     ops: Vec<Op>,
     constants: Vec<Constant>,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    fn new(prefix: &'a str, data_type: DataType, elements: u64) -> Builder<'a> {
+        let shape = format!("{prefix}/{}", data_type.name());
+        Builder { prefix, data_type, elements, shape, ops: Vec::new(), constants: Vec::new() }
+    }
+
     /// Appends an operator; its output is said to have the type of its first input.
     fn op(&mut self, op: &'static str, inputs: &[&dyn AsRef<str>], attribute: Option<(&'static str, i64)>) -> Value {
         let output = format!("{}/{}", self.prefix, self.ops.len());
@@ -125,10 +167,11 @@ impl Builder<'_> {
 
     fn constant(&mut self, data_type: DataType, dims: &[u64], bytes: Vec<u8>) -> String {
         let same = |c: &&Constant| c.data_type == data_type && c.dims == dims && c.bytes == bytes;
-        if let Some(constant) = self.constants[1..].iter().find(same) {
+        let unnamed = |c: &&Constant| c.name.strip_prefix(self.prefix).is_some_and(|n| n.starts_with("/k"));
+        if let Some(constant) = self.constants.iter().filter(unnamed).find(same) {
             return constant.name.clone();
         }
-        let name = format!("{}/k{}", self.prefix, self.constants.len() - 1);
+        let name = format!("{}/k{}", self.prefix, self.constants.iter().filter(unnamed).count());
         self.constants.push(Constant { name: name.clone(), data_type, dims: dims.to_vec(), bytes });
         name
     }
@@ -172,8 +215,21 @@ impl Builder<'_> {
 
     /// To the weight's shape.
     fn shape(&mut self, value: Value) -> Value {
-        let shape = self.constants[0].name.clone();
+        let shape = self.shape.clone();
         self.reshape(value, &shape)
+    }
+
+    /// To a shape that is a constant of that name.
+    fn named<'d>(&mut self, value: Value, name: &str, dims: impl IntoIterator<Item = &'d u64>) -> Value {
+        let dims: Vec<i64> = dims.into_iter().map(|d| *d as i64).collect();
+        let name = format!("{}/{name}", self.prefix);
+        self.constants.push(Constant {
+            name: name.clone(),
+            data_type: DataType::INT64,
+            dims: vec![dims.len() as u64],
+            bytes: dims.iter().flat_map(|d| d.to_le_bytes()).collect(),
+        });
+        self.reshape(value, &name)
     }
 
     fn first(&mut self, value: Value, count: u64) -> Value {
@@ -327,7 +383,8 @@ impl Builder<'_> {
         Ok(self.scaled(i, term, "values", value))
     }
 
-    fn factored(&mut self, i: usize, term: &TermOutline) -> Result<Value> {
+    /// U and V.
+    fn factors(&mut self, i: usize, term: &TermOutline) -> Result<(Value, Value)> {
         let side = |role: &str| -> Result<u64> { Ok(piece(term, role)?.shape.first().copied().unwrap_or(0)) };
         let (rows, rank) = (side("u")?, side("v")?);
         let columns = self.elements.checked_div(rows).unwrap_or(0);
@@ -336,7 +393,11 @@ impl Builder<'_> {
             let value = self.scaled(i, term, role, value);
             Ok(self.cast(value, DataType::FLOAT))
         };
-        let (u, v) = (factor("u", rank)?, factor("v", columns)?);
+        Ok((factor("u", rank)?, factor("v", columns)?))
+    }
+
+    fn factored(&mut self, i: usize, term: &TermOutline) -> Result<Value> {
+        let (u, v) = self.factors(i, term)?;
         let product = self.op("MatMul", &[&u, &v], None).of(DataType::FLOAT);
         Ok(self.shape(product))
     }

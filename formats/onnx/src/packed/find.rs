@@ -8,6 +8,7 @@ use compress_core::encode::{Outline, PackedLayout, PieceOutline, TermOutline, Va
 use compress_core::{Error, Result};
 
 use super::chain::{self, Chain};
+use super::forms::{self, Kind, Pair};
 use super::{MARK, PackedRef, decode};
 use crate::model::{Attribute, DataType, Graph, Node, Place, TensorRef, count_elements};
 
@@ -43,12 +44,20 @@ pub(crate) fn fold(graph: &mut Graph, max_expand: u64) -> Result<()> {
     read_elsewhere(graph, &mut outside);
     let mut found: HashMap<usize, TensorRef> = HashMap::new();
     let (mut gone, mut nodes_gone) = (BTreeSet::new(), BTreeSet::new());
+    let mut joined: HashMap<usize, Node> = HashMap::new();
     for (prefix, group) in &groups {
-        let Some(read) = group.read(prefix, graph).filter(|_| !outside.contains(prefix)) else { continue };
+        if outside.contains(prefix) || group.nodes.iter().any(|i| nodes_gone.contains(i)) {
+            continue;
+        }
+        let Some(read) = group.read(prefix, graph) else { continue };
         let bad = |e: Error| e.at(format_args!("tensor \"{}\"", read.name));
         let packed = decode::open(read.outline, &read.pieces, max_expand).map_err(bad)?;
         let parts: Vec<TensorRef> = group.tensors.iter().map(|i| graph.initializers[*i].clone()).collect();
-        let nodes = group.nodes.iter().map(|i| graph.nodes[*i].message).collect();
+        let chain = &group.nodes[..group.nodes.len() - 2 * read.uses.len()];
+        let nodes = chain.iter().map(|i| graph.nodes[*i].message).collect();
+        let pair =
+            |(a, b, _): &(usize, usize, Node)| Pair { first: graph.nodes[*a].message, second: graph.nodes[*b].message };
+        let uses = read.uses.iter().map(pair).collect();
         let dims = packed.outline().shape.clone();
         let tensor = TensorRef {
             name: read.name,
@@ -60,14 +69,15 @@ pub(crate) fn fold(graph: &mut Graph, max_expand: u64) -> Result<()> {
                 outline: packed.outline().clone(),
                 parts,
                 nodes,
+                uses,
                 decoder: Arc::new(packed),
             })),
         };
         found.insert(group.tensors[0], tensor);
         gone.extend(group.tensors.iter().copied());
         nodes_gone.extend(group.nodes.iter().copied());
+        joined.extend(read.uses.into_iter().map(|(_, second, node)| (second, node)));
     }
-    let mut i = 0;
     let old = std::mem::take(&mut graph.initializers);
     for (i, tensor) in old.into_iter().enumerate() {
         match found.remove(&i) {
@@ -76,10 +86,13 @@ pub(crate) fn fold(graph: &mut Graph, max_expand: u64) -> Result<()> {
             None => graph.initializers.push(tensor),
         }
     }
-    graph.nodes.retain(|_| {
-        i += 1;
-        !nodes_gone.contains(&(i - 1))
-    });
+    for (i, node) in std::mem::take(&mut graph.nodes).into_iter().enumerate() {
+        match joined.remove(&i) {
+            Some(node) => graph.nodes.push(node),
+            None if nodes_gone.contains(&i) => {}
+            None => graph.nodes.push(node),
+        }
+    }
     Ok(())
 }
 
@@ -121,49 +134,161 @@ struct Read {
     data_type: DataType,
     outline: Outline,
     pieces: Vec<Vec<TensorRef>>,
+    /// Pairs of nodes, and the node that each is.
+    uses: Vec<(usize, usize, Node)>,
 }
 
 impl Group {
     /// The packed weight, if the group is exactly one.
     fn read(&self, prefix: &str, graph: &Graph) -> Option<Read> {
-        let inside = |name: &str| self::prefix(name) == Some(prefix);
-        let tensors: BTreeMap<&str, &TensorRef> = self
+        let tensors: Tensors<'_> = self
             .tensors
             .iter()
             .filter_map(|i| Some((graph.initializers[*i].name.rsplit_once('/')?.1, &graph.initializers[*i])))
             .collect();
+        if tensors.len() != self.tensors.len() {
+            return None;
+        }
+        let floats = [DataType::FLOAT, DataType::FLOAT16, DataType::BFLOAT16, DataType::DOUBLE];
+        match floats.iter().find_map(|t| Some((*t, *tensors.get(t.name().as_str())?))) {
+            Some((data_type, shape)) => self.read_chain(prefix, graph, &tensors, data_type, shape),
+            None => self.read_factors(prefix, graph, &tensors),
+        }
+    }
+
+    /// A weight that is rebuilt.
+    fn read_chain(
+        &self,
+        prefix: &str,
+        graph: &Graph,
+        tensors: &Tensors<'_>,
+        data_type: DataType,
+        shape: &TensorRef,
+    ) -> Option<Read> {
+        let inside = |name: &str| self::prefix(name) == Some(prefix);
         let name = graph.nodes.get(*self.nodes.last()?)?.outputs.first().filter(|n| !inside(n))?.clone();
         if name.is_empty() || graph.initializer(&name).is_some() {
             return None;
         }
-        let floats = [DataType::FLOAT, DataType::FLOAT16, DataType::BFLOAT16, DataType::DOUBLE];
-        let (data_type, shape) = floats.iter().find_map(|t| Some((*t, *tensors.get(t.name().as_str())?)))?;
-        if shape.dims.len() != 1 || shape.elements > 64 || shape.data_type != DataType::INT64 {
-            return None;
-        }
-        let shape: Option<Vec<u64>> = shape.read_i64s().ok()??.into_iter().map(|d| u64::try_from(d).ok()).collect();
-        let shape = shape.filter(|s| count_elements(s).is_some())?;
-        let (mut terms, mut pieces) = (Vec::new(), Vec::new());
-        loop {
-            let term = terms.len();
-            let found: Vec<(&'static str, &TensorRef)> = ROLES
-                .iter()
-                .filter_map(|role| Some((*role, *tensors.get(format!("{term}.{role}").as_str())?)))
-                .collect();
-            if found.is_empty() {
-                break;
-            }
-            terms.push(outline(&found, data_type)?);
-            pieces.push(found.into_iter().map(|(_, t)| t.clone()).collect::<Vec<_>>());
-        }
+        let shape = dims_of(shape)?;
+        let (terms, pieces) = terms(tensors, data_type)?;
         let outline = Outline { dtype: data_type.dtype(), shape, terms };
         let chain = chain::build(prefix, &name, &outline).ok()?;
-        let count: usize = pieces.iter().map(Vec::len).sum();
-        let all = count + chain.constants.len() == tensors.len() && tensors.len() == self.tensors.len();
         let nodes: Vec<&Node> = self.nodes.iter().map(|i| &graph.nodes[*i]).collect();
-        let same = all && constants_match(&chain, &tensors) && nodes_match(&chain, &nodes);
-        same.then_some(Read { name, data_type, outline, pieces })
+        let same = chain_matches(&chain, &pieces, tensors, &nodes) && nodes.len() == chain.ops.len();
+        same.then_some(Read { name, data_type, outline, pieces, uses: Vec::new() })
     }
+
+    /// A weight whose factors are multiplied with as they are.
+    fn read_factors(&self, prefix: &str, graph: &Graph, tensors: &Tensors<'_>) -> Option<Read> {
+        let name = prefix.trim_end_matches(|c: char| c.is_ascii_digit()).strip_suffix(MARK)?;
+        let taken = graph.initializer(name).is_some()
+            || graph.inputs.iter().any(|i| i.name == name)
+            || graph.nodes.iter().any(|n| n.inputs.iter().chain(&n.outputs).any(|v| v == name));
+        if name.is_empty() || taken {
+            return None;
+        }
+        let (terms, pieces) = terms(tensors, DataType::FLOAT)?;
+        let nodes: Vec<&Node> = self.nodes.iter().map(|i| &graph.nodes[*i]).collect();
+        for kind in Kind::ALL {
+            for shape in shapes(kind, &terms, tensors) {
+                let outline = Outline { dtype: DataType::FLOAT.dtype(), shape, terms: terms.clone() };
+                let Ok(factors) = chain::factors(prefix, &outline, kind) else { continue };
+                if !chain_matches(&factors.chain, &pieces, tensors, &nodes) {
+                    continue;
+                }
+                let Some(uses) = pairs(&self.nodes[factors.chain.ops.len()..], graph, &factors, name) else { continue };
+                return Some(Read { name: name.into(), data_type: DataType::FLOAT, outline, pieces, uses });
+            }
+        }
+        None
+    }
+}
+
+/// Initialisers by the last part of their names.
+type Tensors<'a> = BTreeMap<&'a str, &'a TensorRef>;
+
+/// The numbers of a constant that is a shape.
+fn dims_of(shape: &TensorRef) -> Option<Vec<u64>> {
+    if shape.dims.len() != 1 || shape.elements > 64 || shape.data_type != DataType::INT64 {
+        return None;
+    }
+    let dims: Option<Vec<u64>> = shape.read_i64s().ok()??.into_iter().map(|d| u64::try_from(d).ok()).collect();
+    dims.filter(|s| count_elements(s).is_some())
+}
+
+/// The terms, and their pieces.
+fn terms(tensors: &Tensors<'_>, data_type: DataType) -> Option<(Vec<TermOutline>, Vec<Vec<TensorRef>>)> {
+    let (mut terms, mut pieces) = (Vec::new(), Vec::new());
+    loop {
+        let term = terms.len();
+        let found: Vec<(&'static str, &TensorRef)> =
+            ROLES.iter().filter_map(|role| Some((*role, *tensors.get(format!("{term}.{role}").as_str())?))).collect();
+        if found.is_empty() {
+            return Some((terms, pieces));
+        }
+        terms.push(outline(&found, data_type)?);
+        pieces.push(found.into_iter().map(|(_, t)| t.clone()).collect::<Vec<_>>());
+    }
+}
+
+/// The shapes that a weight may have whose factors are these: of packed indices the columns are known but for a byte.
+fn shapes(kind: Kind, terms: &[TermOutline], tensors: &Tensors<'_>) -> Vec<Vec<u64>> {
+    let shape = |name: &str| tensors.get(name).and_then(|t| dims_of(t));
+    let [term] = terms else { return Vec::new() };
+    let (Ok(u), Ok(v)) = (chain::piece(term, "u"), chain::piece(term, "v")) else { return Vec::new() };
+    let ([rows, _], [_, width]) = (u.shape.as_slice(), v.shape.as_slice()) else { return Vec::new() };
+    let cols = match term.values {
+        ValueCoding::Codebook(bits) => {
+            let bits = u64::from(bits.max(1));
+            let most = width.saturating_mul(8) / bits;
+            (width.saturating_sub(1).saturating_mul(8) / bits + 1)..=most
+        }
+        _ => *width..=*width,
+    };
+    match kind {
+        Kind::Product => cols.map(|c| vec![*rows, c]).collect(),
+        Kind::Conv => shape("v_shape")
+            .filter(|s| s.len() >= 3)
+            .map(|s| [rows].into_iter().chain(&s[1..]).copied().collect())
+            .into_iter()
+            .collect(),
+        Kind::Recurrent => match shape("u_shape").as_deref() {
+            Some([directions, gates, _]) => cols.map(|c| vec![*directions, *gates, c]).collect(),
+            _ => Vec::new(),
+        },
+    }
+}
+
+/// Whether a group's initialisers are these pieces and the chain's constants, and its first nodes the chain.
+fn chain_matches(chain: &Chain, pieces: &[Vec<TensorRef>], tensors: &Tensors<'_>, nodes: &[&Node]) -> bool {
+    let count: usize = pieces.iter().map(Vec::len).sum();
+    count + chain.constants.len() == tensors.len()
+        && constants_match(chain, tensors)
+        && chain.ops.len() <= nodes.len()
+        && chain.ops.iter().zip(nodes).all(|(op, node)| op.is(node))
+}
+
+/// The nodes that multiply with factors, in pairs.
+fn pairs(nodes: &[usize], graph: &Graph, factors: &forms::Factors, name: &str) -> Option<Vec<(usize, usize, Node)>> {
+    if nodes.is_empty() {
+        return None;
+    }
+    let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut pairs = Vec::new();
+    for i in nodes {
+        let node = &graph.nodes[*i];
+        match node.inputs.iter().find_map(|input| open.remove(input.as_str())) {
+            Some(first) => pairs.push((first, *i, forms::join(&graph.nodes[first], node, factors, name)?)),
+            None => {
+                let middle = node.outputs.first().filter(|m| prefix(m).is_some())?;
+                if open.insert(middle, *i).is_some() {
+                    return None;
+                }
+            }
+        }
+    }
+    open.is_empty().then_some(pairs)
 }
 
 /// A term from the roles and types of its pieces.
@@ -202,7 +327,7 @@ fn outline(found: &[(&'static str, &TensorRef)], data_type: DataType) -> Option<
     Some(TermOutline { layout, values, pieces: pieces? })
 }
 
-fn constants_match(chain: &Chain, tensors: &BTreeMap<&str, &TensorRef>) -> bool {
+fn constants_match(chain: &Chain, tensors: &Tensors<'_>) -> bool {
     chain.constants.iter().all(|constant| {
         let found = constant.name.rsplit_once('/').and_then(|(_, name)| tensors.get(name));
         found.is_some_and(|t| {
@@ -211,17 +336,4 @@ fn constants_match(chain: &Chain, tensors: &BTreeMap<&str, &TensorRef>) -> bool 
                 && t.read_bytes().is_ok_and(|bytes| bytes == constant.bytes)
         })
     })
-}
-
-fn nodes_match(chain: &Chain, nodes: &[&Node]) -> bool {
-    let same = |(op, node): (&chain::Op, &&Node)| {
-        let attribute = match (op.attribute, node.attributes.as_slice()) {
-            (None, []) => true,
-            (Some((name, value)), [(n, Attribute::Int(v))]) => n == name && *v == value,
-            _ => false,
-        };
-        let outputs = node.outputs.len() == 1 && node.outputs[0] == op.output;
-        node.is_standard() && node.op_type == op.op && node.inputs == op.inputs && outputs && attribute
-    };
-    chain.ops.len() == nodes.len() && chain.ops.iter().zip(nodes).all(same)
 }

@@ -6,12 +6,16 @@
 //!   operator by operator, and nothing else reads its values. It is then taken out of the graph, and the weight stands
 //!   there as an initialiser.
 //!
+//! - [`forms`]: factored weights that are multiplied with and nothing else. They are not rebuilt: a node of the model is two
+//!   in the file, which together multiply with the factors.
+//!
 //! Everything that belongs to the weight `W` is named `W__compress/…`: the pieces by term and role (`0.values`), the shape
 //! by the weight's type (`F32`), other constants `k0` …, intermediate values `0` ….
 
 pub(crate) mod chain;
 mod decode;
 pub(crate) mod find;
+pub(crate) mod forms;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +39,8 @@ pub(crate) struct PackedRef {
     pub(crate) parts: Vec<TensorRef>,
     /// The chain.
     pub(crate) nodes: Vec<MessageId>,
+    /// The nodes that multiply with the factors, where the weight is not rebuilt.
+    pub(crate) uses: Vec<forms::Pair>,
     pub(crate) decoder: Arc<Decoder>,
 }
 

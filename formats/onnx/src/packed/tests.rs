@@ -13,9 +13,12 @@ use compress_core::tensor::Dtype;
 use compress_sdk::bitmap::Bitmap;
 use compress_sdk::encoding::{Encoding, Layout, Term};
 
+use super::MARK;
 use crate::OnnxSource;
 use crate::testing::*;
 use crate::wire::Message;
+
+mod forms;
 
 fn create() -> CreateOptions {
     CreateOptions { force: true, ..CreateOptions::default() }
@@ -205,7 +208,7 @@ fn round_trip(input: &Path, packed_path: &Path, dense_path: &Path, how: How) -> 
         assert!(dense.packed(id).is_none());
         assert!(values_of(&dense, id).bytes == values_of(&written, id).bytes);
     }
-    assert!(!String::from_utf8_lossy(&std::fs::read(dense_path).unwrap()).contains(super::MARK));
+    assert!(!String::from_utf8_lossy(&std::fs::read(dense_path).unwrap()).contains(MARK));
     options.outlines.len()
 }
 

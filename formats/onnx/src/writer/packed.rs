@@ -10,9 +10,10 @@ use compress_core::{Error, Result};
 use super::edits::Segment;
 use super::sink::{OnnxSink, SMALL, external_fields};
 use crate::list::{Site, is_constant};
-use crate::model::{Attribute, DataType, Graph, MessageId, Model, Place, field};
+use crate::model::{Attribute, DataType, Graph, MessageId, Model, Node, Place, field};
+use crate::packed::forms::{self, Factors, Half, Pair, Use};
 use crate::packed::{MARK, chain, find};
-use crate::wire::Message;
+use crate::wire::{Cursor, Message};
 
 /// What stands in the place of something of a graph, parts of it known only when the name of the data's file is.
 pub(super) struct Pending {
@@ -78,7 +79,13 @@ impl OnnxSink {
         }
         let spot = self.spot(id)?;
         let prefix = self.prefix(&spot.name);
-        let chain = chain::build(&prefix, &spot.name, &outline)?;
+        let graph = graph_of(&shared.model.graph, spot.graph);
+        let factors = graph.and_then(|g| forms::of(g, &spot.name, &prefix, &outline));
+        let factors = factors.filter(|(_, uses)| !self.touched(graph, uses));
+        let chain = match &factors {
+            Some((factors, _)) => factors.chain.clone(),
+            None => chain::build(&prefix, &spot.name, &outline)?,
+        };
         let mut parts = Vec::new();
         for (i, term) in packed.terms.iter().enumerate() {
             for piece in &term.pieces {
@@ -94,8 +101,12 @@ impl OnnxSink {
         for op in &chain.ops {
             self.rewrite.add_node_first(spot.graph, op.message());
         }
-        if let Some(graph) = graph_of(&shared.model.graph, spot.graph) {
+        if let Some(graph) = graph {
             self.rewrite.remove_graph_input(graph, &spot.name);
+            match &factors {
+                Some((factors, uses)) => self.split_nodes(id, graph, factors, uses, &prefix)?,
+                None => self.join_nodes(id, graph)?,
+            }
         }
         if !self.raised {
             self.raised = true;
@@ -112,8 +123,94 @@ impl OnnxSink {
         let info = &shared.list.infos[id];
         let data_type = DataType::of(&info.dtype).ok_or_else(|| Error::failed("it has no ONNX type"))?;
         let parts = self.initializer(&spot.name, data_type, &info.shape, blocks, spot.external)?;
+        if let Some(graph) = graph_of(&shared.model.graph, spot.graph) {
+            self.join_nodes(id, graph)?;
+        }
         self.replace_spot(id, spot, parts);
         Ok(())
+    }
+
+    /// Whether a node that uses a weight was changed for another one already.
+    fn touched(&self, graph: Option<&Graph>, uses: &[Use]) -> bool {
+        let node = |u: &Use| graph.and_then(|g| g.nodes.get(u.node)).map(|n| n.message);
+        uses.iter().filter_map(node).any(|message| self.split.contains(&message))
+    }
+
+    /// Nodes that multiply with a weight become two each, which multiply with its factors.
+    fn split_nodes(
+        &mut self,
+        id: TensorId,
+        graph: &Graph,
+        factors: &Factors,
+        uses: &[Use],
+        prefix: &str,
+    ) -> Result<()> {
+        for (i, used) in uses.iter().enumerate() {
+            let node = &graph.nodes[used.node];
+            let halves = forms::split(node, used.slot, factors, &format!("{prefix}/m{i}"));
+            let halves =
+                halves.ok_or_else(|| Error::failed("a node that cannot be split (a mistake of this program)"))?;
+            let mut bytes = Vec::new();
+            for half in halves {
+                let node = match half {
+                    Half::New(op) => op.message().into_bytes(),
+                    Half::Carrier { inputs, outputs } => self.carrier(node.message, &inputs, &outputs)?,
+                };
+                bytes.extend(Message::new().bytes(field::GRAPH_NODE, node).into_bytes());
+            }
+            self.replace_node(id, graph, node, bytes);
+        }
+        Ok(())
+    }
+
+    /// Nodes that multiply with the factors of a weight become one again each.
+    fn join_nodes(&mut self, id: TensorId, graph: &Graph) -> Result<()> {
+        let pairs = self.pairs(id);
+        for node in graph.nodes.iter().filter(|n| pairs.iter().any(|p| [p.first, p.second].contains(&n.message))) {
+            let bytes = self.carrier(node.message, &node.inputs, &node.outputs)?;
+            let bytes = Message::new().bytes(field::GRAPH_NODE, bytes).into_bytes();
+            self.replace_node(id, graph, node, bytes);
+        }
+        Ok(())
+    }
+
+    /// The pairs of nodes in the input that multiply with a weight's factors.
+    fn pairs(&self, id: TensorId) -> Vec<Pair> {
+        match &self.rewrite.shared.list.sites[id] {
+            Site::Tensor(t) | Site::Pair(t, _) => match &t.place {
+                Place::Packed(packed) => packed.uses.clone(),
+                _ => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    /// Puts bytes in the place of a node, which may be two in the input.
+    fn replace_node(&mut self, id: TensorId, graph: &Graph, node: &Node, bytes: Vec<u8>) {
+        self.split.insert(node.message);
+        let shared = self.rewrite.shared.clone();
+        let field = |message: MessageId| shared.model.spans.get(message).field.clone();
+        let pair = self.pairs(id).into_iter().find(|p| [p.first, p.second].contains(&node.message));
+        if let Some(pair) = pair {
+            self.rewrite.replace(graph.message, field(pair.first), Vec::new());
+        }
+        let at = field(pair.map_or(node.message, |p| p.second));
+        self.rewrite.replace(graph.message, at, vec![Segment::Bytes(bytes)]);
+    }
+
+    /// A node of the input with other inputs and outputs; all else is copied as it is.
+    fn carrier(&self, message: MessageId, inputs: &[String], outputs: &[String]) -> Result<Vec<u8>> {
+        let model = &self.rewrite.shared.model;
+        let body = model.spans.get(message).body.clone();
+        let node = inputs.iter().fold(Message::new(), |m, name| m.bytes(field::NODE_INPUT, name));
+        let node = outputs.iter().fold(node, |m, name| m.bytes(field::NODE_OUTPUT, name));
+        let (mut bytes, mut cursor) = (node.into_bytes(), Cursor::new(&model.input, body.start));
+        while let Some(f) = cursor.field(body.end)? {
+            if f.number != field::NODE_INPUT && f.number != field::NODE_OUTPUT {
+                bytes.extend(cursor.bytes(&f.span, 1 << 24, "a field of a node")?);
+            }
+        }
+        Ok(bytes)
     }
 
     fn replace_spot(&mut self, id: TensorId, spot: Spot, parts: Vec<Part>) {

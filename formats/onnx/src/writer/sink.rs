@@ -41,6 +41,8 @@ pub struct OnnxSink {
     pub(super) raised: bool,
     /// Prefixes of names of packed weights that the model has otherwise.
     pub(super) prefixes: Option<HashSet<String>>,
+    /// Nodes that were changed since a weight's factors are used, or no longer.
+    pub(super) split: HashSet<MessageId>,
 }
 
 /// Where a tensor of external data lies in the output's file.
@@ -75,6 +77,7 @@ impl OnnxSink {
             moves: false,
             raised: false,
             prefixes: None,
+            split: HashSet::new(),
         };
         sink.plan_external(options)?;
         Ok(sink)
