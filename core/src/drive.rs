@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use compress_sdk::{Encoded, Evidence, Keep, Part, Reach};
+use compress_sdk::{Encoded, Evidence, EvidenceKind, Keep, Options, Part, Reach};
 
 use crate::error::{Error, Result};
 use crate::evidence::EvidenceFile;
@@ -16,11 +16,11 @@ use crate::inspect::tensor_names;
 use crate::mask::{MaskFile, MaskWriter};
 use crate::output::{self, Written};
 use crate::packing::{Outlook, Packer};
-use crate::plan::{Plan, PruneWork, Work};
+use crate::plan::{EncodeWork, Plan, PruneWork, Work};
 use crate::progress::Watch;
 use crate::prune::{PartCount, Pruned, Pruning};
-use crate::recipe::{Retrain, Stage, Training};
-use crate::registry::{Instance, Origin};
+use crate::recipe::{MethodStage, Retrain, Stage, Training};
+use crate::registry::{Instance, Origin, Registered};
 use crate::report::{
     self, Achieved, ClassReport, CompressReport, ModelReport, OutputReport, Report, StageClass, StageReport, Untouched,
     asked,
@@ -167,7 +167,9 @@ impl<'p> Run<'p> {
             let started = Instant::now();
             let place = |e: Error| e.at(planned.stage).at(plan.recipe.path.display());
             let mut report = match &planned.work {
-                Work::Prune(work) => self.method(work, planned.stage).map_err(place)?,
+                Work::Prune(PruneWork { stage, .. }) | Work::Encode(EncodeWork { stage, .. }) => {
+                    self.method(&planned.work, stage, planned.stage).map_err(place)?
+                }
                 Work::Pack(work) => self.pack(work).map_err(place)?,
                 Work::Model(kind) => self.run_model(kind, planned.stage).map_err(place)?,
             };
@@ -183,21 +185,21 @@ impl<'p> Run<'p> {
         Ok(())
     }
 
-    /// A pruning, in steps with a retraining after each where the stage says so.
-    fn method(&mut self, work: &PruneWork<'_>, stage: &Stage) -> Result<StageReport> {
+    /// A method's stage, in steps with a retraining after each where it says so.
+    fn method(&mut self, work: &Work<'p>, method: &MethodStage, stage: &Stage) -> Result<StageReport> {
         let seed = self.plan.recipe.seed_of(stage);
-        let steps = work.stage.schedule.map_or(1, |s| s.steps);
-        let Some(retrain) = work.stage.retrain.as_ref().filter(|_| !self.options.dry_run) else {
-            return self.prune(work, seed, 1.0);
+        let steps = method.schedule.map_or(1, |s| s.steps);
+        let Some(retrain) = method.retrain.as_ref().filter(|_| !self.options.dry_run) else {
+            return self.step(work, seed, 1.0);
         };
         let mut report = StageReport::default();
         let (mut epochs, mut warnings, mut before) = (Vec::new(), Vec::new(), None);
         for step in 1..=steps {
-            let portion = work.stage.schedule.map_or(1.0, |s| s.portion(step));
-            report = self.prune(work, seed, portion)?;
+            let portion = method.schedule.map_or(1.0, |s| s.portion(step));
+            report = self.step(work, seed, portion)?;
             let achieved = report.achieved.as_ref();
-            before = before.or(achieved.map(|a| a.pruned - a.newly));
-            let trained = match (retrain, work.stage.schedule) {
+            before = before.or(achieved.map(|a| a.pruned.saturating_sub(a.newly)));
+            let trained = match (retrain, method.schedule) {
                 // Under a schedule the rate falls only while the model recovers from the last step.
                 (Retrain::Engine(training), Some(schedule)) if schedule.recover > 0 => {
                     let steady = Retrain::Engine(Training { decay: None, ..training.clone() });
@@ -208,7 +210,7 @@ impl<'p> Run<'p> {
             epochs.extend(trained.epochs);
             warnings.extend(trained.warnings);
         }
-        if let Some(schedule) = work.stage.schedule.filter(|s| s.recover > 0)
+        if let Some(schedule) = method.schedule.filter(|s| s.recover > 0)
             && let Retrain::Engine(training) = retrain
         {
             let recovery = Retrain::Engine(Training { epochs: schedule.recover, ..training.clone() });
@@ -217,49 +219,100 @@ impl<'p> Run<'p> {
             warnings.extend(trained.warnings);
         }
         if let (Some(achieved), Some(before)) = (&mut report.achieved, before) {
-            achieved.newly = achieved.pruned - before;
+            achieved.newly = achieved.pruned.saturating_sub(before);
         }
         report.epochs = epochs;
         report.warnings.extend(warnings);
         Ok(report)
     }
 
-    fn prune(&mut self, work: &PruneWork<'_>, seed: u64, portion: f64) -> Result<StageReport> {
+    fn step(&mut self, work: &Work<'p>, seed: u64, portion: f64) -> Result<StageReport> {
+        match work {
+            Work::Prune(work) => self.prune(work, seed, portion),
+            Work::Encode(work) => self.reencode(work, seed, portion),
+            Work::Pack(_) | Work::Model(_) => Err(Error::failed("not a method's stage")),
+        }
+    }
+
+    fn prune(&mut self, work: &PruneWork<'p>, seed: u64, portion: f64) -> Result<StageReport> {
+        if self.is_unmeasured(work.method, &work.evidence) {
+            return Ok(encoding::unmeasured());
+        }
+        if work.stage.residual {
+            return self.prune_residual(work, seed);
+        }
+        self.refuse_sums(&work.parts)?;
+        let pruned = self.selected(work, &self.weights, &work.parts, seed, portion)?;
+        let report = self.stage_report(work.stage, &pruned, &[]);
+        self.adopt_rules(pruned);
+        Ok(report)
+    }
+
+    /// What a method's scores select among the parts of some weights.
+    fn selected(
+        &self,
+        work: &PruneWork<'_>,
+        weights: &Weights<'_>,
+        parts: &[usize],
+        seed: u64,
+        portion: f64,
+    ) -> Result<Pruned> {
         let card = work.method.card();
-        let instance = Several::create(work, seed)?;
-        let kinds: Vec<_> = card.evidence.iter().map(|(kind, _)| *kind).collect();
-        let evidence = match (&work.evidence, &self.plan.recipe.evidence) {
-            (Some(file), _) => Some(file.clone()),
-            (None, Some(path)) if !kinds.is_empty() && !self.options.dry_run => {
-                Some(Arc::new(EvidenceFile::open(path, self.plan.model.tensors())?))
-            }
-            _ => None,
-        };
-        let scoring = Scoring { instance: Box::new(instance), evidence: evidence.map(|file| (file, kinds)) };
+        let instance = Several::create(work.method, &work.options, seed)?;
+        let evidence = self.evidence_for(work.method, &work.evidence, parts)?;
         let job = Pruning {
-            weights: &self.weights,
+            weights,
             map: &self.plan.map,
             stage: work.stage,
-            scoring: Arc::new(scoring),
+            parts,
+            scoring: Arc::new(Scoring { instance: Box::new(instance), evidence }),
             reach: card.reach,
             units: card.units,
             output: self.plan.recipe.output()?,
             portion,
             watch: self.watch,
         };
-        let pruned = job.run()?;
+        job.run()
+    }
+
+    /// Prunes what was selected.
+    fn adopt_rules(&mut self, pruned: Pruned) {
         for count in &pruned.parts {
             self.pruned[count.part] = Some(count.pruned);
             self.held.insert(self.plan.map.parts[count.part].tensor);
         }
-        let report = self.stage_report(work, &pruned);
         for (tensor, rule) in pruned.rules {
             self.weights.tensors[tensor].add(rule);
         }
-        Ok(report)
     }
 
-    fn stage_report(&self, work: &PruneWork<'_>, done: &Pruned) -> StageReport {
+    /// The evidence that a method reads, planned or measured meanwhile.
+    fn evidence_for(
+        &self,
+        method: &Registered,
+        planned: &Option<Arc<EvidenceFile>>,
+        parts: &[usize],
+    ) -> Result<Option<(Arc<EvidenceFile>, Vec<EvidenceKind>)>> {
+        let kinds: Vec<EvidenceKind> = method.card().evidence.iter().map(|(kind, _)| *kind).collect();
+        let file = match (planned, &self.plan.recipe.evidence) {
+            (Some(file), _) => file.clone(),
+            (None, Some(path)) if !kinds.is_empty() => {
+                let file = EvidenceFile::open(path, self.plan.model.tensors())?;
+                self.plan.check_evidence(method, &file, parts)?;
+                Arc::new(file)
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some((file, kinds)))
+    }
+
+    /// Whether a dry run lacks evidence that an earlier stage would measure.
+    fn is_unmeasured(&self, method: &Registered, planned: &Option<Arc<EvidenceFile>>) -> bool {
+        let reads = !method.card().evidence.is_empty();
+        self.options.dry_run && reads && planned.is_none() && self.plan.recipe.evidence.is_some()
+    }
+
+    fn stage_report(&self, stage: &MethodStage, done: &Pruned, left: &[(TensorId, String)]) -> StageReport {
         let map = &self.plan.map;
         let sum = |f: fn(&PartCount) -> u64| done.parts.iter().map(f).sum::<u64>();
         let (weights, pruned, before) = (sum(|p| p.weights), sum(|p| p.pruned), sum(|p| p.before));
@@ -267,12 +320,12 @@ impl<'p> Run<'p> {
         for (index, class) in map.classes.iter().enumerate() {
             let mine: Vec<&PartCount> = done.parts.iter().filter(|p| map.parts[p.part].class == index).collect();
             if !mine.is_empty() {
-                let pruned = mine.iter().map(|p| p.pruned).sum();
+                let pruned: u64 = mine.iter().map(|p| p.pruned).sum();
                 classes.push(StageClass {
                     name: class.name.clone(),
                     weights: mine.iter().map(|p| p.weights).sum(),
                     pruned,
-                    newly: Some(pruned - mine.iter().map(|p| p.before).sum::<u64>()),
+                    newly: Some(pruned.saturating_sub(mine.iter().map(|p| p.before).sum())),
                     ..StageClass::default()
                 });
             }
@@ -283,20 +336,20 @@ impl<'p> Run<'p> {
         }
         StageReport {
             asked,
-            achieved: Some(Achieved::new(pruned, pruned - before, weights)),
+            achieved: Some(Achieved::new(pruned, pruned.saturating_sub(before), weights)),
             classes,
-            untouched: self.untouched(work, done),
+            untouched: self.untouched(stage, done, left),
             warnings: done.warnings.clone(),
             ..StageReport::default()
         }
     }
 
     /// Every tensor that the stage left alone, with the reason, in file order.
-    fn untouched(&self, work: &PruneWork<'_>, done: &Pruned) -> Vec<Untouched> {
+    fn untouched(&self, stage: &MethodStage, done: &Pruned, left: &[(TensorId, String)]) -> Vec<Untouched> {
         let map = &self.plan.map;
-        let mut reasons: Vec<(TensorId, String)> = map.untouched.clone();
-        let touched: std::collections::BTreeSet<TensorId> =
-            done.parts.iter().map(|p| map.parts[p.part].tensor).collect();
+        let mut reasons: Vec<(TensorId, String)> = map.untouched.iter().chain(left).cloned().collect();
+        let mut touched: BTreeSet<TensorId> = done.parts.iter().map(|p| map.parts[p.part].tensor).collect();
+        touched.extend(left.iter().map(|(tensor, _)| *tensor));
         let mut others: Vec<TensorId> = map.parts.iter().map(|p| p.tensor).filter(|t| !touched.contains(t)).collect();
         others.dedup();
         for tensor in others {
@@ -304,7 +357,7 @@ impl<'p> Run<'p> {
             let reason = if done.without_amount.iter().any(|p| map.parts[*p].tensor == tensor) {
                 format!("its class \"{class}\" has no amount")
             } else {
-                format!("its class \"{class}\" is not among the stage's classes ({})", work.stage.classes.join(", "))
+                format!("its class \"{class}\" is not among the stage's classes ({})", stage.classes.join(", "))
             };
             reasons.push((tensor, reason));
         }
@@ -436,6 +489,7 @@ pub fn write_report(path: &Path, text: &str) -> Result<()> {
     temp.persist(path)
 }
 
+mod encoding;
 mod model;
 mod pack;
 pub use model::evaluate;
@@ -448,14 +502,14 @@ struct Several(Vec<Box<dyn Instance>>);
 const MAX_PROCESSES: usize = 4;
 
 impl Several {
-    fn create(work: &PruneWork<'_>, seed: u64) -> Result<Several> {
-        let copies = match work.method.origin() {
-            Origin::Program(_) if work.method.card().reach != Reach::Part => {
+    fn create(method: &Registered, options: &Options, seed: u64) -> Result<Several> {
+        let copies = match method.origin() {
+            Origin::Program(_) if method.card().reach != Reach::Part => {
                 rayon::current_num_threads().clamp(1, MAX_PROCESSES)
             }
             _ => 1,
         };
-        (0..copies).map(|_| work.method.create(&work.options, seed)).collect::<Result<_>>().map(Several)
+        (0..copies).map(|_| method.create(options, seed)).collect::<Result<_>>().map(Several)
     }
 
     fn mine(&self) -> &dyn Instance {

@@ -62,6 +62,7 @@ pub mod hash;
 pub mod outline;
 pub mod pack;
 pub mod pieces;
+pub mod stored;
 pub mod survey;
 pub mod terms;
 

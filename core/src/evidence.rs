@@ -9,6 +9,10 @@ use crate::error::{Error, Result, did_you_mean};
 use crate::stfile::StFile;
 use crate::tensor::{Dtype, TensorInfo};
 
+mod gather;
+
+pub use gather::Gathered;
+
 /// An open evidence file.
 pub struct EvidenceFile {
     file: StFile,
@@ -52,6 +56,11 @@ impl EvidenceFile {
             index.insert((weight.to_string(), kind), i);
         }
         Ok(EvidenceFile { file, index })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Whether there is evidence of a kind for a weight.

@@ -28,6 +28,7 @@ pub mod progress;
 pub mod prune;
 pub mod pump;
 pub mod recipe;
+pub mod reencode;
 pub mod registry;
 pub mod report;
 pub mod select;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use compress_sdk::{Options, card::Need};
+use compress_sdk::{EvidenceKind, Options, card::Need};
 
 use crate::class::resolve::ClassMap;
 use crate::engine::Engine;
@@ -23,6 +23,10 @@ use crate::recipe::{
 };
 use crate::registry::{Registered, Registry};
 use crate::tensor::{Dtype, TensorId};
+
+pub mod encoding;
+
+pub use encoding::{Choice, EncodeWork, Matrix};
 
 /// What a plan is made with.
 pub struct Setup<'a> {
@@ -68,6 +72,8 @@ pub struct Planned<'a> {
 pub enum Work<'a> {
     /// Prunes by a method's scores.
     Prune(PruneWork<'a>),
+    /// Encodes parts anew by a method.
+    Encode(EncodeWork<'a>),
     /// Decides how tensors are written.
     Pack(PackWork<'a>),
     /// Runs the model, or a command that does.
@@ -123,7 +129,7 @@ impl<'a> Plan<'a> {
 
     fn work(&mut self, setup: &Setup<'a>, stage: &'a Stage) -> Result<Work<'a>> {
         match &stage.kind {
-            StageKind::Method(method) => self.prune(setup, method),
+            StageKind::Method(method) => self.method(setup, method),
             StageKind::Encode(encode) => self.pack(setup, encode).map(Work::Pack),
             StageKind::Reinitialise(_)
             | StageKind::Retrain(Retrain::Command { .. })
@@ -211,18 +217,8 @@ impl<'a> Plan<'a> {
         Ok(PackWork { stage, tensors, untouched })
     }
 
-    fn prune(&mut self, setup: &Setup<'a>, stage: &'a MethodStage) -> Result<Work<'a>> {
+    fn method(&self, setup: &Setup<'a>, stage: &'a MethodStage) -> Result<Work<'a>> {
         let method = setup.registry.get(&stage.method)?;
-        let card = method.card();
-        let options = method.check_options(&stage.options)?;
-        let parts = self.map.select(&stage.classes)?;
-        if !card.scores || card.selects {
-            return Err(Error::usage(format!(
-                "\"{}\" encodes parts anew, which is not built yet in version {}; methods that score weights work",
-                card.name,
-                env!("CARGO_PKG_VERSION")
-            )));
-        }
         if let Some(Retrain::Engine(_)) = &stage.retrain {
             let whole =
                 self.recipe.stages.iter().find(|s| matches!(&s.kind, StageKind::Method(m) if std::ptr::eq(m, stage)));
@@ -230,25 +226,33 @@ impl<'a> Plan<'a> {
                 self.engine()?.check(&self.model, self.recipe, whole)?;
             }
         }
-        match (&stage.pattern, &stage.amount) {
-            (Pattern::NofM { .. }, _) => {}
-            (_, None) => {
-                return Err(Error::usage("\"amount\" is missing: how much to prune, such as \"80%\""));
-            }
-            (_, Some(amounts)) => {
-                if sizes(amounts) {
-                    return Err(Error::usage(format!(
-                        "an amount in bytes needs packed encodings, which are not built yet in version {}; give a \
-                         share such as \"80%\"",
-                        env!("CARGO_PKG_VERSION")
-                    )));
-                }
-                Populations::new(&self.map, &parts, stage.scheme, amounts)?;
-            }
+        if stage.residual && stage.retrain.is_some() {
+            return Err(Error::usage("\"residual\" adds its term once: give \"retrain\" a stage of its own"));
         }
         check_allow_empty(stage, &self.model)?;
+        if method.card().encodes {
+            return self.encoding(setup, stage, method);
+        }
+        let options = method.check_options(&stage.options)?;
+        let parts = self.map.select(&stage.classes)?;
+        self.check_amount(stage, &parts)?;
+        self.refuse_packed_sums(&parts, stage.residual)?;
         let evidence = self.evidence(method, &parts)?;
         Ok(Work::Prune(PruneWork { stage, method, options, evidence, parts }))
+    }
+
+    /// Whether the stage says how much is to be pruned, in a way that these parts allow.
+    fn check_amount(&self, stage: &MethodStage, parts: &[usize]) -> Result<()> {
+        match (&stage.pattern, &stage.amount) {
+            (Pattern::NofM { .. }, _) => Ok(()),
+            (_, None) => Err(Error::usage("\"amount\" is missing: how much to prune, such as \"80%\"")),
+            (_, Some(amounts)) if sizes(amounts) => Err(Error::usage(format!(
+                "an amount in bytes needs packed encodings, which are not built yet in version {}; give a share such as \
+                 \"80%\"",
+                env!("CARGO_PKG_VERSION")
+            ))),
+            (_, Some(amounts)) => Populations::new(&self.map, parts, stage.scheme, amounts).map(|_| ()),
+        }
     }
 
     fn evidence(&self, method: &Registered, parts: &[usize]) -> Result<Option<Arc<EvidenceFile>>> {
@@ -266,13 +270,35 @@ impl<'a> Plan<'a> {
                 None => Ok(None),
             };
         };
-        let measured = self.stages.iter().any(|s| matches!(s.stage.kind, StageKind::Measure(_)));
-        if measured {
-            return Ok(None);
+        let required = || card.evidence.iter().filter(|(_, need)| *need == Need::Required);
+        let measured = self.stages.iter().rev().find_map(|s| match &s.stage.kind {
+            StageKind::Measure(measure) => Some((s.stage, measure)),
+            _ => None,
+        });
+        if let Some((at, measure)) = measured {
+            return match required().find(|(kind, _)| !measure.kinds.contains(kind)) {
+                Some((kind, _)) => Err(Error::usage(format!(
+                    "\"{}\" needs evidence \"{}\", which {at} does not measure; add it there",
+                    card.name,
+                    kind.name()
+                ))),
+                None => Ok(None),
+            };
         }
         let file = EvidenceFile::open(path, self.model.tensors())?;
-        for (kind, _) in card.evidence.iter().filter(|(_, need)| *need == Need::Required) {
-            for part in parts {
+        self.check_evidence(method, &file, parts)?;
+        Ok(Some(Arc::new(file)))
+    }
+
+    /// Whether a file has the evidence that a method must have for these parts, in their shapes.
+    pub fn check_evidence(&self, method: &Registered, file: &EvidenceFile, parts: &[usize]) -> Result<()> {
+        let card = method.card();
+        for (kind, need) in &card.evidence {
+            if *kind == EvidenceKind::Gram {
+                let places = crate::population::places(&self.model, &self.map, parts);
+                file.check_grams(places.iter().map(|p| (p, self.model.tensors()[p.tensor].elements)))?;
+            }
+            for part in parts.iter().filter(|_| *need == Need::Required) {
                 let name = &self.model.tensors()[self.map.parts[*part].tensor].name;
                 if !file.has(name, *kind) {
                     return Err(Error::usage(format!(
@@ -280,12 +306,12 @@ impl<'a> Plan<'a> {
                          the tensor out by \"classes\"",
                         card.name,
                         kind.name(),
-                        path.display()
+                        file.path().display()
                     )));
                 }
             }
         }
-        Ok(Some(Arc::new(file)))
+        Ok(())
     }
 }
 
@@ -486,6 +512,7 @@ impl Work<'_> {
         match self {
             Work::Prune(work) => work.describe(plan),
             Work::Pack(work) => work.describe(plan),
+            Work::Encode(work) => work.describe(plan),
             Work::Model(StageKind::Measure(_)) => "runs the model over the training data and writes evidence".into(),
             Work::Model(StageKind::Retrain(_)) => "trains with the masks held".into(),
             Work::Model(StageKind::Evaluate(_)) => "computes metrics; changes nothing".into(),
@@ -513,6 +540,19 @@ impl PackWork<'_> {
 
 impl PruneWork<'_> {
     fn describe(&self, plan: &Plan<'_>) -> String {
+        let mut text = self.target(plan);
+        if self.stage.residual {
+            text += ", of what factored or hashed tensors lack; the rest becomes a sparse term";
+        }
+        if self.method.card().reach == compress_sdk::Reach::Part {
+            let largest = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).max().unwrap_or(0);
+            text += &format!("; sees whole parts, so up to {} MB of memory a thread", largest * 12 / 1_000_000);
+        }
+        text + "; free sparsity makes no runtime faster by itself"
+    }
+
+    /// How much is pruned, in words.
+    fn target(&self, plan: &Plan<'_>) -> String {
         let weights: u64 = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).sum();
         let mut text = match (&self.stage.pattern, &self.stage.amount) {
             (Pattern::NofM { n, m }, _) => format!("keeps {n} of each {m} weights along the inputs of {weights}"),
@@ -533,10 +573,6 @@ impl PruneWork<'_> {
             Pattern::Block { rows, cols } => text += &format!(", blocks of {rows}x{cols}"),
             Pattern::Free | Pattern::NofM { .. } => {}
         }
-        if self.method.card().reach == compress_sdk::Reach::Part {
-            let largest = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).max().unwrap_or(0);
-            text += &format!("; sees whole parts, so up to {} MB of memory a thread", largest * 12 / 1_000_000);
-        }
-        text + "; free sparsity makes no runtime faster by itself"
+        text
     }
 }

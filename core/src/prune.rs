@@ -25,6 +25,8 @@ pub struct Pruning<'a> {
     pub map: &'a ClassMap,
     /// The stage.
     pub stage: &'a MethodStage,
+    /// The parts that it works on.
+    pub parts: &'a [usize],
     /// The method.
     pub scoring: Arc<Scoring>,
     /// What the method must see at once.
@@ -40,6 +42,7 @@ pub struct Pruning<'a> {
 }
 
 /// What a stage decided.
+#[derive(Default)]
 pub struct Pruned {
     /// The rules to add, by tensor.
     pub rules: Vec<(TensorId, Rule)>,
@@ -69,25 +72,19 @@ pub struct PartCount {
 impl Pruning<'_> {
     /// Decides what goes.
     pub fn run(&self) -> Result<Pruned> {
-        let selected = self.map.select(&self.stage.classes)?;
-        let mut done = Pruned {
-            rules: Vec::new(),
-            parts: Vec::new(),
-            without_amount: Vec::new(),
-            asked: None,
-            warnings: Vec::new(),
-        };
+        let selected = self.parts;
+        let mut done = Pruned::default();
         if let Pattern::NofM { n, m } = self.stage.pattern {
-            let places = places(self.weights.model, self.map, &selected);
+            let places = places(self.weights.model, self.map, selected);
             let keys = self.keys(&places)?;
             self.watch.progress.begin("selecting", total(&places), Unit::Count);
-            let masks = pattern::n_of_m(self, keys.as_ref(), &selected, &places, n, m)?;
+            let masks = pattern::n_of_m(self, keys.as_ref(), selected, &places, n, m)?;
             self.watch.progress.end();
             done.rules = masks.rules;
             done.parts = masks.parts;
         } else {
             let amounts = self.stage.amount.as_ref().ok_or_else(|| Error::usage("\"amount\" is missing"))?;
-            let mut populations = Populations::new(self.map, &selected, self.stage.scheme, amounts)?;
+            let mut populations = Populations::new(self.map, selected, self.stage.scheme, amounts)?;
             if self.portion < 1.0 {
                 for population in &mut populations.list {
                     population.target = (population.target as f64 * self.portion + 0.5) as u64;

@@ -132,6 +132,9 @@ pub struct StageReport {
     /// Of an encode stage: the tensors that it has packed or unpacked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tensors: Vec<StageTensor>,
+    /// What a method has encoded anew: parts, or tensors as a whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<StagePart>,
     /// Tensors that it left alone, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub untouched: Vec<Untouched>,
@@ -202,6 +205,23 @@ pub struct StageTensor {
     pub bytes_before: u64,
     /// The same after it.
     pub bytes_after: u64,
+}
+
+/// A part, or a tensor as a whole, that a method has encoded anew.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StagePart {
+    /// Its name.
+    pub part: String,
+    /// What it is now: `factored`, `factored + sparse`; `dense` where values alone have changed.
+    pub layout: String,
+    /// Its weights.
+    pub weights: u64,
+    /// Numbers that they are made of: factors, buckets, values that are not zero.
+    pub parameters: u64,
+    /// ‖W − Ŵ‖ / ‖W‖ against what it was before the stage, or, with `residual`, before the first encoding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relative_error: Option<f64>,
 }
 
 /// A tensor that was left alone.

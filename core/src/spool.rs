@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use compress_sdk::{Array, Evidence, EvidenceKind, Part, Reach};
+use compress_sdk::{Evidence, EvidenceKind, Part, Reach};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -37,6 +38,11 @@ impl Scratch {
     /// Writes at a byte.
     pub fn write_at(&self, data: &[u8], at: u64) -> Result<()> {
         self.file.write_all_at(data, at).map_err(|e| Error::io("write the temp file", &self.path, &e))
+    }
+
+    /// The file, for weights that are to be read from it, and what errors call it.
+    pub fn share(self) -> (Arc<File>, Arc<PathBuf>) {
+        (Arc::new(self.file), Arc::new(self.path))
     }
 
     /// Reads from a byte.
@@ -72,7 +78,10 @@ impl Spooled {
 
     /// Runs of a part (first element, count) that are scored at once: blocks of whole rows, or all of it.
     fn runs(&self, job: &Pruning<'_>, place: &PartPlace) -> Vec<(u64, u64)> {
-        let rows = (ROW_BLOCK_WEIGHTS / place.cols.max(1)).max(1) * place.cols;
+        // A block that reads a Gram matrix is as large as that, so that it is not read over and over.
+        let reads_gram = job.scoring.evidence.iter().any(|(_, kinds)| kinds.contains(&EvidenceKind::Gram));
+        let least = if reads_gram { place.cols * place.cols } else { 0 };
+        let rows = (ROW_BLOCK_WEIGHTS.max(least) / place.cols.max(1)).max(1) * place.cols;
         let step = match job.reach {
             Reach::Row if !place.column_major => rows,
             _ => place.len(),
@@ -124,37 +133,12 @@ impl Spooled {
             part_rows: place.rows as usize,
             part_cols: place.cols as usize,
         };
-        let gathered = self.evidence(job, place, row, rows)?;
-        let arrays: Vec<Array<'_>> =
-            gathered.iter().map(|(kind, shape, data)| Array { kind: *kind, shape, data }).collect();
-        job.scoring.instance.score(&part, &Evidence { arrays: &arrays }, scores)
-    }
-
-    /// The evidence of a block of rows.
-    #[allow(clippy::type_complexity)]
-    fn evidence(
-        &self,
-        job: &Pruning<'_>,
-        place: &PartPlace,
-        row: u64,
-        rows: u64,
-    ) -> Result<Vec<(EvidenceKind, Vec<u64>, Vec<f32>)>> {
-        let mut found = Vec::new();
-        let Some((file, kinds)) = &job.scoring.evidence else { return Ok(found) };
-        for kind in kinds {
-            let Some(shape) = file.shape(&place.tensor_name, *kind) else { continue };
-            let (first, count, shape) = match kind {
-                EvidenceKind::FisherDiag | EvidenceKind::HessianDiag => {
-                    (place.offset + row * place.cols, rows * place.cols, vec![rows, place.cols])
-                }
-                EvidenceKind::RowCount => (place.offset / place.cols.max(1) + row, rows, vec![rows]),
-                EvidenceKind::Gram => (0, shape.iter().product(), shape.to_vec()),
-            };
-            let mut data = vec![0f32; count as usize];
-            file.read(&place.tensor_name, *kind, first, &mut data)?;
-            found.push((*kind, shape, data));
-        }
-        Ok(found)
+        let Some((file, kinds)) = &job.scoring.evidence else {
+            return job.scoring.instance.score(&part, &Evidence::default(), scores);
+        };
+        let elements = job.weights.model.tensors()[place.tensor].elements;
+        let gathered = file.gather(kinds, place, elements, row..row + rows)?;
+        job.scoring.instance.score(&part, &Evidence { arrays: &gathered.arrays() }, scores)
     }
 }
 

@@ -47,7 +47,7 @@ impl Plan<'_> {
         self.stages.iter().any(|s| match &s.work {
             Work::Prune(work) => work.stage.retrain.is_some(),
             Work::Pack(_) => false,
-            Work::Model(_) => true,
+            Work::Encode(_) | Work::Model(_) => true,
         })
     }
 }
@@ -101,6 +101,7 @@ impl Run<'_> {
                 self.report.evidence = Some(path.display().to_string());
             }
             StageKind::Reinitialise(initialise) => {
+                self.refuse_terms("a reinitialisation draws dense weights")?;
                 let folder = self.folder(stage, 0)?;
                 report.untouched = self.reinitialise(*initialise, self.plan.recipe.seed_of(stage), &folder)?;
             }
@@ -113,6 +114,7 @@ impl Run<'_> {
 
     /// Trains by the engine or a command; the weights are the trained ones afterwards.
     pub(super) fn train(&mut self, retrain: &Retrain, stage: &Stage, step: usize) -> Result<Trained> {
+        self.refuse_terms("a retraining gives dense weights back")?;
         let held = self.held_list();
         let folder = self.folder(stage, step)?;
         let job = self.job(stage, &held, &folder);
@@ -123,6 +125,19 @@ impl Run<'_> {
         self.ahead.clear();
         self.adopt(&trained.weights)?;
         Ok(trained)
+    }
+
+    /// What makes dense weights of everything would undo what a method has encoded.
+    fn refuse_terms(&self, why: &str) -> Result<()> {
+        let encoded = (0..self.weights.tensors.len()).find_map(|id| Some((id, self.weights.terms(id)?)));
+        match encoded {
+            Some((id, terms)) => Err(Error::failed(format!(
+                "\"{}\" is {}, and {why}: put this stage before the one that encodes",
+                self.plan.model.tensors()[id].name,
+                terms.describe()
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn held_list(&self) -> Vec<TensorId> {

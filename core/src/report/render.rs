@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::table::Table;
-use super::{ClassReport, Inspect, Metrics, Report, StageReport, StageTensor, Untouched};
+use super::{ClassReport, Inspect, Metrics, Report, StagePart, StageReport, StageTensor, Untouched};
 
 /// The report as text: the model, a line or more a stage, the classes, the output, the warnings.
 pub fn render(report: &Report) -> String {
@@ -26,6 +26,9 @@ pub fn render(report: &Report) -> String {
         line(&mut out, stage_line(i + 1, stage));
         if (with_tables || loses(stage)) && !stage.classes.is_empty() {
             out.push_str(&stage_table(stage));
+        }
+        if !stage.parts.is_empty() {
+            out.push_str(&part_table(stage));
         }
         if stage.untouched != shown {
             untouched(&mut out, &stage.untouched);
@@ -72,7 +75,8 @@ fn stage_line(number: usize, stage: &StageReport) -> String {
         let _ = write!(text, " {}", stage.name);
     }
     let mut asked = Vec::new();
-    for key in ["scheme", "amount", "pattern", "values"] {
+    let selects = stage.parts.is_empty() || stage.asked.contains_key("amount");
+    for key in ["scheme", "amount", "pattern", "values"].into_iter().filter(|key| selects || *key != "scheme") {
         match stage.asked.get(key) {
             Some(Value::String(word)) if word == "free" || word == "as they are" => {}
             Some(Value::String(word)) => asked.push(word.clone()),
@@ -88,7 +92,12 @@ fn stage_line(number: usize, stage: &StageReport) -> String {
         let _ = write!(text, ", {}", asked.join(" "));
     }
     let mut done = Vec::new();
-    if let Some(achieved) = &stage.achieved {
+    let sum = |of: fn(&StagePart) -> u64| stage.parts.iter().map(of).sum::<u64>();
+    if !stage.parts.is_empty() {
+        let (numbers, weights) = (sum(|p| p.parameters), sum(|p| p.weights));
+        done.push(format!("{weights} weights encoded by {numbers} numbers ({})", percent(numbers, weights)));
+    }
+    if let Some(achieved) = stage.achieved.as_ref().filter(|a| selects || a.newly > 0) {
         let count = match stage.asked.get("count").and_then(Value::as_u64) {
             Some(count) if count != achieved.pruned => format!("asked for {count}, "),
             _ => String::new(),
@@ -141,6 +150,21 @@ fn metrics_text(metrics: &Metrics) -> String {
         true => list(&metrics.validation),
         false => format!("{}; test: {}", list(&metrics.validation), list(&metrics.test)),
     }
+}
+
+fn part_table(stage: &StageReport) -> String {
+    let mut table = Table::new(["part", "weights", "is now", "numbers", "share", "relative error"]).indent(2);
+    for part in &stage.parts {
+        table.row([
+            part.part.clone(),
+            part.weights.to_string(),
+            part.layout.clone(),
+            part.parameters.to_string(),
+            percent(part.parameters, part.weights),
+            part.relative_error.map(|e| format!("{e:.4}")).unwrap_or_default(),
+        ]);
+    }
+    table.without_empty_columns().to_string()
 }
 
 fn stage_table(stage: &StageReport) -> String {

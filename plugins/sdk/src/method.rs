@@ -16,7 +16,7 @@ pub trait Method: Sized + Send + Sync + 'static {
         Err(Error::new("this method gives no scores"))
     }
 
-    /// Encodes a whole part anew.
+    /// Encodes a whole part anew. A part that is not to be changed is given back as it was, as one dense term.
     fn encode(&self, part: &Part<'_>, keep: Keep<'_>, evidence: &Evidence<'_>) -> Result<Encoded> {
         let _ = (part, keep, evidence);
         Err(Error::new("this method gives no encodings"))
