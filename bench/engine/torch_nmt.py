@@ -1,10 +1,16 @@
-"""The translation model of ../shared/nmt in PyTorch: its gradients, and its speed beside the engine's.
+"""The other sides of bench/engine.py, and what the engine's tests compare with.
 
-torch_nmt.py FOLDER gradients OUT.safetensors   f64 gradients of the first 32 training examples, by ONNX names and layout;
-                                                prints how far PyTorch's own f32 gradients are from them
-torch_nmt.py FOLDER speed STEPS [THREADS]       tokens a second, wall and CPU, training and evaluation, batch 64
+torch_nmt.py FOLDER train STEPS | evaluate | onnxruntime   a JSON line: tokens, seconds, loss or perplexity, peak memory;
+                                                          THREADS in the environment, 1 where absent
+torch_nmt.py FOLDER gradients OUT.safetensors             f64 gradients of the first 32 training examples, by ONNX names and
+                                                          layout; prints how far PyTorch's own f32 gradients are from them
+torch_nmt.py FOLDER dynamo OUT.onnx                       the model by PyTorch's newer exporter
+
+FOLDER is laid out as ../shared/nmt. Needs torch and safetensors; onnxruntime, and onnx and onnxscript for `dynamo`.
 """
 
+import json
+import math
 import os
 import resource
 import sys
@@ -84,6 +90,16 @@ def gradients(folder, path):
     save_file(exact, path, {"f32_worst": str(max(((single[n].double() - t).norm() / t.norm()).item() for n, t in exact.items()))})
 
 
+def dynamo(folder, path):
+    """The same model by PyTorch's other exporter."""
+    model = load(folder).eval()
+    data = {n: t[:3] for n, t in load_file(f"{folder}/val.safetensors").items()}
+    axes = {n: {0: torch.export.Dim("batch"), 1: torch.export.Dim(f"{n[:3]}_len")} for n in ("src", "tgt_in")}
+    program = torch.onnx.export(model, (data["src"], data["tgt_in"][:, :20]), dynamo=True, dynamic_shapes=axes,
+                                input_names=["src", "tgt_in"], output_names=["logits"])
+    program.save(path, external_data=False)
+
+
 def trimmed(batch):
     """Cuts columns that hold nothing but padding, as `trim = true` does."""
     out = {}
@@ -93,72 +109,99 @@ def trimmed(batch):
     return out
 
 
-def batches(train, steps):
-    """Batches of like length, as `trim = true` has them."""
+def trimmed_batches(train, steps):
+    """Batches of 64 of like length, as `trim = true` makes them."""
     order = torch.randperm(train["src"].shape[0], generator=torch.Generator().manual_seed(1))
-    if TRIM:
-        length = torch.maximum((train["src"] != 0).sum(1), (train["tgt_out"] != 0).sum(1))
-        order = torch.cat([run[length[run].argsort()] for run in order.split(6400)])
-        rows = list(order.split(64))[:-1]
-        rows = [rows[i] for i in torch.randperm(len(rows), generator=torch.Generator().manual_seed(2))]
-    else:
-        rows = list(order.split(64))
+    length = torch.maximum((train["src"] != 0).sum(1), (train["tgt_out"] != 0).sum(1))
+    order = torch.cat([run[length[run].argsort()] for run in order.split(6400)])
+    rows = list(order.split(64))[:-1]
+    rows = [rows[i] for i in torch.randperm(len(rows), generator=torch.Generator().manual_seed(2))]
     for r in rows[:steps]:
-        batch = {n: t[r] for n, t in train.items()}
-        yield trimmed(batch) if TRIM else batch
+        yield trimmed({n: t[r] for n, t in train.items()})
 
 
-TRIM = "TRIM" in os.environ
+def told(what, work):
+    """Runs a piece of work twice, the first time to warm up, and tells of the second as a JSON line."""
+    work()
+    start, cpu = time.time(), time.process_time()
+    tokens, value = work()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    seconds = {"wall": round(time.time() - start, 3), "cpu": round(time.process_time() - cpu, 2)}
+    print(json.dumps({"what": what, "tokens": tokens, **seconds, "value": round(value, 5), "peak_mb": peak}), flush=True)
 
 
-def speed(folder, steps):
-    train, val = (load_file(f"{folder}/{n}.safetensors") for n in ("train", "val"))
-    model = load(folder, dropout=0.2)
-    optimizer = torch.optim.Adam(model.parameters(), 5e-4)
-    with torch.no_grad():
-        model.eval()
-        for _ in range(2):
-            start, cpu, tokens = time.time(), time.process_time(), 0
-            for i in range(0, 1014, 64):
-                batch = {n: t[i : i + 64] for n, t in val.items()}
-                loss_of(model, batch)
-                tokens += int((batch["tgt_out"] != 0).sum())
-            print(f"torch evaluate: {tokens / (time.time() - start):.0f} tokens/s, {tokens / (time.process_time() - cpu):.0f} per CPU second")
-    model.train()
-    for part in range(2):
-        start, cpu, tokens = time.time(), time.process_time(), 0
-        for batch in batches(train, steps):
-            optimizer.zero_grad()
-            loss_of(model, batch).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            tokens += int((batch["tgt_out"] != 0).sum())
-        print(f"torch train: {tokens / (time.time() - start):.0f} tokens/s, {tokens / (time.process_time() - cpu):.0f} per CPU second")
-    print(f"torch peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
+def evaluation(folder, logits_of):
+    """Validation in batches of 64 with the padding of the file: tokens, perplexity. All sides do the same."""
+    val = load_file(f"{folder}/val.safetensors")
+
+    def work():
+        tokens, loss = 0, 0.0
+        for i in range(0, len(val["src"]), 64):
+            batch = {n: t[i : i + 64] for n, t in val.items()}
+            target = batch["tgt_out"].flatten()
+            logits = logits_of(batch).flatten(0, 1)
+            loss += nn.functional.cross_entropy(logits, target, ignore_index=0, reduction="sum").item()
+            tokens += int((target != 0).sum())
+        return tokens, math.exp(loss / tokens)
+
+    return work
 
 
-def ort_speed(folder):
+def evaluate(folder):
+    model = load(folder).eval()
+    with torch.inference_mode():
+        told("evaluate", evaluation(folder, lambda b: model(b["src"], b["tgt_in"])))
+
+
+def evaluate_by_onnxruntime(folder, threads):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("THREADS", "0"))
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options)
-    val = {n: t.numpy() for n, t in load_file(f"{folder}/val.safetensors").items()}
-    for _ in range(2):
-        start, cpu, tokens = time.time(), time.process_time(), 0
-        for i in range(0, 1014, 64):
-            session.run(None, {n: val[n][i : i + 64] for n in ("src", "tgt_in")})
-            tokens += int((val["tgt_out"][i : i + 64] != 0).sum())
-        print(f"onnxruntime evaluate: {tokens / (time.time() - start):.0f} tokens/s, {tokens / (time.process_time() - cpu):.0f} per CPU second")
+    run = lambda b: torch.from_numpy(session.run(None, {n: b[n].numpy() for n in ("src", "tgt_in")})[0])
+    with torch.inference_mode():
+        told("evaluate", evaluation(folder, run))
+
+
+def train(folder, steps):
+    data = load_file(f"{folder}/train.safetensors")
+    model = load(folder, dropout=0.2).train()
+    optimizer = torch.optim.Adam(model.parameters(), 5e-4)
+    batches = list(trimmed_batches(data, 2 * steps))
+    halves = [batches[:steps], batches[steps:]]
+
+    def work():
+        tokens, losses = 0, 0.0
+        for batch in halves.pop(0):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            n = int((batch["tgt_out"] != 0).sum())
+            tokens, losses = tokens + n, losses + loss.item() * n
+        return tokens, losses / tokens
+
+    told("train", work)
+
+
+def main():
+    torch.manual_seed(1)
+    folder, what, *rest = sys.argv[1:]
+    threads = int(os.environ.get("THREADS", "1"))
+    torch.set_num_threads(threads)
+    if what == "gradients":
+        gradients(folder, rest[0])
+    elif what == "dynamo":
+        dynamo(folder, rest[0])
+    elif what == "onnxruntime":
+        evaluate_by_onnxruntime(folder, threads)
+    elif what == "evaluate":
+        evaluate(folder)
+    else:
+        train(folder, int(rest[0]))
 
 
 if __name__ == "__main__":
-    torch.manual_seed(1)
-    folder, what = sys.argv[1:3]
-    if len(sys.argv) > 4:
-        torch.set_num_threads(int(sys.argv[4]))
-    if what == "gradients":
-        gradients(folder, sys.argv[3])
-    else:
-        ort_speed(folder)
-        speed(folder, int(sys.argv[3]))
+    main()

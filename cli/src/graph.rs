@@ -7,7 +7,8 @@ use compress_core::convert::from_f32;
 use compress_core::engine::{Engine, Job, Trained};
 use compress_core::error::{Error, Result};
 use compress_core::model::Model;
-use compress_core::recipe::{MeasureStage, Metric, Recipe, Retrain, Stage, StageKind, Training};
+use compress_core::parameters::Way;
+use compress_core::recipe::{Evaluate, MeasureStage, Metric, Recipe, Retrain, Stage, StageKind, Training};
 use compress_core::report::Metrics;
 use compress_core::state::CHECKPOINT;
 use compress_core::stfile::{Spec, StWriter};
@@ -36,6 +37,8 @@ impl Engine for Graphs {
     fn check(&self, model: &Model, recipe: &Recipe, stage: &Stage) -> Result<()> {
         let engine = open(model, recipe)?;
         let training = match &stage.kind {
+            StageKind::Evaluate(Evaluate::Metrics(metrics)) => return engine.check_metrics(metrics),
+            StageKind::Measure(_) => return engine.need_target(),
             StageKind::Retrain(Retrain::Engine(training)) => training,
             StageKind::Method(method) => match &method.retrain {
                 Some(Retrain::Engine(training)) => training,
@@ -66,22 +69,53 @@ impl Engine for Graphs {
         let path = job.folder.join("trainer.safetensors");
         let key = "trainer";
         let mut trainer = Trainer::new(&engine, &Current(job.weights), training, job.seed)?;
+        let (encoded, frozen) = encodings(job, &mut trainer)?;
+        if let Some(previous) = job.previous.map(|folder| folder.join("trainer.safetensors")).filter(|p| p.exists()) {
+            state::carry_on(&mut trainer, &previous)?;
+        }
         trainer.set_masks(&Held(job))?;
-        if job.resume && path.exists() {
+        // `--finish` ends the training that was interrupted; those that had not begun are run.
+        let begun = job.resume && path.exists();
+        if begun {
             state::load(&mut trainer, &path, key)?;
         }
         // Tells the run that an interruption leaves something to go on from.
         let marker = job.folder.parent().unwrap_or(job.folder).join(CHECKPOINT);
-        while !(trainer.finished() || job.finish && path.exists()) {
+        while !(trainer.finished() || job.finish && begun) {
             trainer.epoch(job.watch)?;
             state::save(&trainer, &path, key)?;
             std::fs::write(&marker, "").map_err(|e| Error::io("write", &marker, &e))?;
         }
-        let result = trainer.result();
+        let mut result = trainer.result();
+        frozen.iter().for_each(|(name, _)| _ = result.weights.remove(name));
+        result.parameters.retain(|name, _| encoded.contains(name));
         let weights = job.folder.join("trained.safetensors");
         save(job, &result.weights, &weights)?;
-        Ok(Trained { weights, epochs: result.epochs.iter().map(metrics).collect(), warnings: Vec::new() })
+        let warnings = frozen.iter().map(|(name, why)| format!("\"{name}\" was not trained: {why}")).collect();
+        let epochs = result.epochs.iter().map(metrics).collect();
+        Ok(Trained { weights, parameters: result.parameters, epochs, warnings })
     }
+}
+
+/// Has tensors that are encoded trained as such: their names, and those that stay as they are with the reason.
+fn encodings(job: &Job<'_>, trainer: &mut Trainer<'_, '_>) -> Result<(Vec<String>, Vec<(String, &'static str)>)> {
+    let (mut encoded, mut frozen) = (Vec::new(), Vec::new());
+    let tensors = job.weights.model.tensors();
+    for name in trainer.names() {
+        let Some(id) = tensors.iter().position(|t| t.name == name) else { continue };
+        match job.weights.way(id)? {
+            Way::Itself => {}
+            Way::By(parameters) => {
+                trainer.set_form(&name, parameters.start().to_vec(), Box::new(parameters))?;
+                encoded.push(name);
+            }
+            Way::Never(why) => {
+                trainer.freeze(&name);
+                frozen.push((name, why));
+            }
+        }
+    }
+    Ok((encoded, frozen))
 }
 
 fn metrics(epoch: &Epoch) -> Metrics {

@@ -78,6 +78,45 @@ fn a_killed_retraining_goes_on_to_the_same_bits() {
     assert!(!folder.join("broken.onnx.state").exists());
 }
 
+/// Ctrl-C in the middle of an epoch: status 130, no output, the command that goes on; a second one ends at once.
+#[test]
+fn an_interrupted_retraining_says_how_to_go_on_and_goes_on_to_the_same_bits() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    recipe(folder, "whole", STAGES);
+    succeeds(folder, &["whole.toml"]);
+    recipe(folder, "broken", STAGES);
+    let interrupted = |args: &[&str], kept: &str, times: usize| {
+        let child = Command::new(env!("CARGO_BIN_EXE_compress"))
+            .current_dir(folder)
+            .args(args)
+            .stderr(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("compress runs");
+        let started = Instant::now();
+        while !folder.join(kept).exists() && started.elapsed() < Duration::from_secs(120) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for _ in 0..times {
+            let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+            assert!(sent.success());
+        }
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(130));
+        assert!(output.stdout.is_empty() && !folder.join("broken.onnx").exists());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let told = interrupted(&["broken.toml"], "broken.onnx.state/stage-100001/trainer.safetensors", 1);
+    assert!(told.contains("go on with: compress broken.toml --resume"), "{told}");
+    assert!(told.trim_end().ends_with("error: interrupted"), "{told}");
+    let kept = "broken.onnx.state/stage-100002/trainer.safetensors";
+    interrupted(&["broken.toml", "--resume"], kept, 2);
+    succeeds(folder, &["broken.toml", "--resume"]);
+    assert_eq!(bytes(folder.join("whole.onnx")), bytes(folder.join("broken.onnx")));
+    assert!(!folder.join("broken.onnx.state").exists());
+}
+
 #[test]
 fn a_resumed_run_must_be_the_same_run() {
     let temp = tempfile::tempdir().unwrap();
@@ -139,6 +178,45 @@ fn commands_are_run_and_checked() {
                 );
             }
         }
+    }
+}
+
+/// Weights that an encode stage has coded are trained as codebooks, scales and halves: the loss that the coding cost comes
+/// back, the file stays as small, what was pruned stays zero.
+#[test]
+fn encoded_weights_are_trained_in_their_encoding() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    let prune = "[[stage]]\nmethod = \"magnitude\"\namount = \"50%\"\n";
+    let evaluate = "[[stage]]\nevaluate = [\"loss\"]\n";
+    let report = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&bytes(folder.join(format!("{name}.json")))).expect("a report")
+    };
+    let of = |report: &serde_json::Value, key: &str| report["output"][key].as_u64().expect("a number");
+    let pruned = |report: &serde_json::Value| {
+        let classes = report["classes"].as_array().expect("classes").iter();
+        classes.map(|c| c["pruned"].as_u64().expect("a number")).sum::<u64>()
+    };
+    for (i, values) in ["codebook:3", "int8", "bf16"].into_iter().enumerate() {
+        let encode = format!("{prune}[[stage]]\nencode = \"sparse\"\nvalues = \"{values}\"\n{evaluate}");
+        let train = "[[stage]]\nretrain = { epochs = 2, rate = 1e-3 }\n";
+        let (plain, trained) = (format!("plain{i}"), format!("trained{i}"));
+        recipe(folder, &plain, &encode);
+        recipe(folder, &trained, &format!("{encode}{train}{evaluate}"));
+        for name in [&plain, &trained] {
+            succeeds(folder, &[&format!("{name}.toml"), "--report", &format!("{name}.json")]);
+        }
+        let (plain, trained) = (report(&plain), report(&trained));
+        assert_eq!(pruned(&plain), pruned(&trained), "{values}");
+        // a codebook that the training keeps takes as many bytes; gaps and masks are those of the same zeros
+        assert_eq!(of(&plain, "bytes"), of(&trained, "bytes"), "{values}");
+        let loss = |stage: usize| trained["stages"][stage]["metrics"]["loss"].as_f64().expect("a loss");
+        let (before, after) = (loss(2), loss(4));
+        assert!(after < 0.9 * before, "{values}: {before} {after}");
+        // The epoch that was kept is, to the bit, what the output means.
+        let epochs = trained["stages"][3]["epochs"].as_array().expect("epochs");
+        let best = epochs.iter().map(|e| e["loss"].as_f64().expect("a loss")).fold(f64::MAX, f64::min);
+        assert!((after / best - 1.0).abs() < 1e-5, "{values}: {after} {best}");
     }
 }
 

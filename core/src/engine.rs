@@ -1,5 +1,6 @@
 //! What runs a model: the traits that the engine implements for ONNX graphs. Core needs no autodiff.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::class::resolve::ClassMap;
@@ -23,6 +24,8 @@ pub struct Job<'a> {
     pub held: &'a [TensorId],
     /// A folder of the stage's own in the run's state, for what must survive an interruption.
     pub folder: &'a Path,
+    /// The folder of the schedule's step before this one, whose optimiser is gone on with.
+    pub previous: Option<&'a Path>,
     /// The stage's seed.
     pub seed: u64,
     /// Go on from what lies in `folder`.
@@ -38,6 +41,8 @@ pub struct Job<'a> {
 pub struct Trained {
     /// A safetensors file in the job's folder with the tensors that changed, by name, in their own dtype and shape.
     pub weights: PathBuf,
+    /// By name, what was trained in a tensor's stead ([`crate::parameters`]); its values stand in `weights` as well.
+    pub parameters: BTreeMap<String, Vec<f32>>,
     /// Metrics after each epoch.
     pub epochs: Vec<Metrics>,
     /// What the reader should know.

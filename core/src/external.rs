@@ -29,7 +29,7 @@ pub fn retrain(job: &Job<'_>, command: &Command, on_violation: OnViolation) -> R
     let mut warnings = Vec::new();
     let weights = accept(job, &files.output, on_violation, &mut warnings)?;
     let epochs = lines.iter().filter_map(metrics).collect();
-    Ok(Trained { weights, epochs, warnings })
+    Ok(Trained { weights, epochs, warnings, ..Trained::default() })
 }
 
 /// Runs an evaluating command; the metrics of its last line count.

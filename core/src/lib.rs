@@ -21,6 +21,7 @@ pub mod mask;
 pub mod model;
 pub mod output;
 pub mod packing;
+pub mod parameters;
 pub mod pattern;
 pub mod plan;
 pub mod population;

@@ -8,7 +8,7 @@ use compress_core::convert::to_f32;
 use compress_core::error::did_you_mean;
 use compress_core::format::Source;
 use compress_core::progress::{Unit, Watch};
-use compress_core::recipe::{Data, Metric};
+use compress_core::recipe::{Data, Metric, Tokenize};
 use compress_core::tensor::TensorId;
 use compress_core::{Error, Result};
 use compress_onnx::OnnxSource;
@@ -237,6 +237,40 @@ impl<'s> Engine<'s> {
         Ok(out)
     }
 
+    /// Refuses data without a target.
+    pub fn need_target(&self) -> Result<()> {
+        match &self.data.target {
+            Some(_) => Ok(()),
+            None => Err(Error::usage("[data] target is missing: the tensor that the output is compared with")),
+        }
+    }
+
+    /// Refuses metrics that the data do not allow, before anything runs.
+    pub fn check_metrics(&self, metrics: &[Metric]) -> Result<()> {
+        if metrics.iter().any(|m| *m != Metric::Bleu) {
+            self.need_target()?;
+        }
+        if metrics.contains(&Metric::Bleu) {
+            for split in [Split::Validation, Split::Test].into_iter().filter(|s| self.has(*s)) {
+                self.references(split)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the references of a split are.
+    fn references(&self, split: Split) -> Result<&Path> {
+        let Some(bleu) = &self.data.bleu else {
+            return Err(Error::usage("the metric \"bleu\" needs the table [data.bleu]"));
+        };
+        let path = match split {
+            Split::Validation => bleu.references.validation.as_deref(),
+            Split::Test => bleu.references.test.as_deref(),
+            Split::Train => None,
+        };
+        path.ok_or_else(|| Error::usage(format!("[data.bleu] names no references for {}", split.name())))
+    }
+
     /// Metrics by name, in the order asked for.
     pub fn evaluate(
         &self,
@@ -274,9 +308,7 @@ impl<'s> Engine<'s> {
     }
 
     pub(crate) fn tally_of(&self, params: &[Tensor<f32>], examples: &Examples, watch: Watch) -> Result<Tally> {
-        if self.data.target.is_none() {
-            return Err(Error::usage("[data] target is missing: the tensor that the output is compared with"));
-        }
+        self.need_target()?;
         let base = self.program.base(params, None)?;
         watch.progress.begin("evaluate", examples.count() as u64, Unit::Count);
         let parts: Vec<Result<Tally>> = examples
@@ -303,15 +335,7 @@ impl<'s> Engine<'s> {
 
     /// BLEU of the translations of a split.
     fn bleu(&self, weights: &dyn Weights, split: Split, watch: Watch) -> Result<f64> {
-        let (Some(bleu), Some(_)) = (&self.data.bleu, &self.translator) else {
-            return Err(Error::usage("the metric \"bleu\" needs the table [data.bleu]"));
-        };
-        let path = match split {
-            Split::Validation => bleu.references.validation.as_ref(),
-            Split::Test => bleu.references.test.as_ref(),
-            Split::Train => None,
-        };
-        let path = path.ok_or_else(|| Error::usage(format!("[data.bleu] names no references for {}", split.name())))?;
+        let path = self.references(split)?;
         let references = lines(path)?;
         let hypotheses = self.translations(weights, split, watch)?;
         if references.len() != hypotheses.len() {
@@ -322,7 +346,8 @@ impl<'s> Engine<'s> {
                 hypotheses.len()
             )));
         }
-        Ok(corpus_bleu(&hypotheses, &references, bleu.tokenize))
+        let tokenize = self.data.bleu.as_ref().map_or(Tokenize::None, |b| b.tokenize);
+        Ok(corpus_bleu(&hypotheses, &references, tokenize))
     }
 
     /// The translations of a split, a sentence an example, in the file's order.

@@ -55,6 +55,7 @@ impl Engine<'_> {
         out: &Path,
         watch: Watch,
     ) -> Result<()> {
+        self.need_target()?;
         let examples = self.examples(Split::Train)?;
         let count = (options.examples.max(1) as usize).min(examples.count());
         let rows: Vec<usize> = (0..count).collect();

@@ -124,6 +124,20 @@ mod tests {
         assert!((theta[0] - 0.8).abs() < 1e-6, "{theta:?}");
     }
 
+    /// Momentum ½, gradient 1 clipped to ½, decay of a tenth of the rate: θ ← θ − rate·(0.1·θ + m).
+    #[test]
+    fn descent_with_momentum_and_decay_by_hand() {
+        let rule = Rule::Sgd { momentum: 0.5 };
+        let (mut theta, mut m) = ([2.0f32], [0.0]);
+        let step = |number| Step { rate: 0.5, scale: 0.5, weight_decay: 0.1, number };
+        update(rule, step(1), &mut theta, &[1.0], &mut m, &mut []);
+        assert_eq!((theta[0], m[0]), (2.0 - 0.5 * 0.2 - 0.25, 0.5));
+        let before = theta[0];
+        update(rule, step(2), &mut theta, &[1.0], &mut m, &mut []);
+        assert_eq!(m[0], 0.75);
+        assert!((theta[0] - (before - 0.5 * 0.1 * before - 0.375)).abs() < 1e-6);
+    }
+
     #[test]
     fn masks_hold() {
         let mut x = [1.0f32; 11];

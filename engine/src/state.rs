@@ -53,6 +53,7 @@ pub fn save(trainer: &Trainer, path: &Path, key: &str) -> Result<()> {
         ("key", key.to_string()),
         ("seed", trainer.seed.to_string()),
         ("steps", trainer.steps.to_string()),
+        ("before", trainer.before.to_string()),
         ("stale", trainer.stale.to_string()),
         ("best", best),
         ("epochs", epochs.join(";")),
@@ -68,6 +69,35 @@ pub fn save(trainer: &Trainer, path: &Path, key: &str) -> Result<()> {
         }
     }
     writer.finish()?.persist(path)
+}
+
+/// Lets a trainer that has not begun go on from the optimiser's state of one that has ended: its moments and its count of
+/// steps, where they are of the same weights. A schedule prunes between the two; a cold start after each pruning would
+/// take steps of full size in every direction. False where there is nothing to go on from.
+pub fn carry_on(trainer: &mut Trainer, path: &Path) -> Result<bool> {
+    let file = StFile::open(path)?;
+    let number = |name: &str| file.metadata().iter().find(|(k, _)| k == name).and_then(|(_, v)| v.parse::<u64>().ok());
+    let read = |name: String, len: usize| -> Result<Option<Vec<f32>>> {
+        let Some(entry) = file.entry(&name).filter(|e| e.elements == len as u64 && e.dtype == Dtype::F32) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; len * 4];
+        file.read_at(entry, 0, &mut bytes)?;
+        Ok(Some(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+    };
+    let mut moments = Vec::new();
+    for p in &trainer.parameters {
+        match (read(format!("m:{}", p.name), p.m.len())?, read(format!("v:{}", p.name), p.v.len())?) {
+            (Some(m), Some(v)) => moments.push((m, v)),
+            _ => return Ok(false),
+        }
+    }
+    let Some(steps) = number("steps") else { return Ok(false) };
+    for (p, (m, v)) in trainer.parameters.iter_mut().zip(moments) {
+        (p.m, p.v) = (m, v);
+    }
+    (trainer.steps, trainer.before) = (steps, steps);
+    Ok(true)
 }
 
 /// Fills a trainer that was made for the same recipe with a state.
@@ -105,13 +135,13 @@ pub fn load(trainer: &mut Trainer, path: &Path, key: &str) -> Result<()> {
         None => None,
         Some(loss) => {
             let all = trainer.parameters.iter().map(|p| {
-                let n = p.shape.iter().product();
-                Ok(Tensor::new(p.shape.clone(), read(format!("best:{}", p.name), n)?))
+                Ok(Tensor::new(p.theta.shape(), read(format!("best:{}", p.name), p.theta.len())?))
             });
             Some((loss, all.collect::<Result<Vec<_>>>()?))
         }
     };
     trainer.steps = number("steps")?;
+    trainer.before = number("before")?;
     trainer.stale = number("stale")? as u32;
     trainer.history.clear();
     for word in get("epochs")?.split(';').filter(|w| !w.is_empty()) {

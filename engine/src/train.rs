@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use compress_core::glob;
+use compress_core::parameters::Parameters;
 use compress_core::progress::{Unit, Watch};
 use compress_core::recipe::{Decay, Dropout, Optimizer, Training};
 use compress_core::{Error, Result};
@@ -55,6 +56,15 @@ pub trait Form: Send + Sync {
     fn gather(&self, theta: &[f32], weight_grad: &[f32], theta_grad: &mut [f32]);
 }
 
+impl Form for Parameters {
+    fn expand(&self, theta: &[f32], weight: &mut [f32]) {
+        Parameters::expand(self, theta, weight);
+    }
+    fn gather(&self, theta: &[f32], weight_grad: &[f32], theta_grad: &mut [f32]) {
+        Parameters::gather(self, theta, weight_grad, theta_grad);
+    }
+}
+
 /// Something that is trained.
 pub(crate) struct Parameter {
     pub(crate) name: String,
@@ -70,11 +80,15 @@ pub(crate) struct Parameter {
 
 impl Parameter {
     fn weight(&self) -> Tensor<f32> {
+        self.weight_of(&self.theta)
+    }
+
+    fn weight_of(&self, theta: &Tensor<f32>) -> Tensor<f32> {
         match &self.form {
-            None => self.theta.clone(),
+            None => theta.clone(),
             Some(form) => {
                 let mut out = vec![0.0; self.shape.iter().product()];
-                form.expand(self.theta.data(), &mut out);
+                form.expand(theta.data(), &mut out);
                 Tensor::new(self.shape.clone(), out)
             }
         }
@@ -100,9 +114,12 @@ pub struct Trainer<'e, 's> {
     pub(crate) seed: u64,
     examples: Examples,
     validation: Option<Examples>,
-    /// Optimiser steps done.
+    /// Optimiser steps done, those of trainings that this one goes on from among them.
     pub(crate) steps: u64,
+    /// Steps that were done before.
+    pub(crate) before: u64,
     pub(crate) history: Vec<Epoch>,
+    /// The best loss so far, and θ then.
     pub(crate) best: Option<(f64, Vec<Tensor<f32>>)>,
     /// Epochs since the best one.
     pub(crate) stale: u32,
@@ -114,6 +131,8 @@ pub struct Trainer<'e, 's> {
 pub struct Retrained {
     /// The best weights by name.
     pub weights: BTreeMap<String, Vec<f32>>,
+    /// θ of those that have a form.
+    pub parameters: BTreeMap<String, Vec<f32>>,
     /// Every epoch.
     pub epochs: Vec<Epoch>,
 }
@@ -158,6 +177,7 @@ impl<'e, 's> Trainer<'e, 's> {
         training: &Training,
         seed: u64,
     ) -> Result<Trainer<'e, 's>> {
+        engine.need_target()?;
         let mut program = engine.plan()?;
         put_dropout(engine, &mut program, &training.dropout)?;
         if engine.objective.compact {
@@ -186,6 +206,7 @@ impl<'e, 's> Trainer<'e, 's> {
             examples,
             validation,
             steps: 0,
+            before: 0,
             history: Vec::new(),
             best: None,
             stale: 0,
@@ -195,7 +216,7 @@ impl<'e, 's> Trainer<'e, 's> {
 
     /// Prunes anew: weights without a bit become zero and stay so. What came before the masks can no longer be best.
     pub fn set_masks(&mut self, masks: &dyn Masks) -> Result<()> {
-        for p in &mut self.parameters {
+        for p in self.parameters.iter_mut().filter(|p| p.form.is_none()) {
             p.mask = masks.bits(&p.name, p.theta.len())?;
             if let Some(bits) = &p.mask {
                 hold(p.theta.data_mut(), bits);
@@ -216,6 +237,16 @@ impl<'e, 's> Trainer<'e, 's> {
         p.v = if adam { vec![0.0; theta.len()] } else { Vec::new() };
         (p.theta, p.form, p.mask) = (Tensor::vector(theta), Some(form), None);
         Ok(())
+    }
+
+    /// Leaves a weight as it is.
+    pub fn freeze(&mut self, name: &str) {
+        self.parameters.iter_mut().filter(|p| p.name == name).for_each(|p| p.trained = false);
+    }
+
+    /// Names of the weights that the graph reads.
+    pub fn names(&self) -> Vec<String> {
+        self.parameters.iter().map(|p| p.name.clone()).collect()
     }
 
     /// Plans the learning rate for this many epochs in all (those of a schedule's steps and of its recovery).
@@ -240,13 +271,15 @@ impl<'e, 's> Trainer<'e, 's> {
 
     /// The best weights, or the last where there is no validation.
     pub fn result(&self) -> Retrained {
-        let mut weights = self.weights();
-        if let Some((_, best)) = &self.best {
-            for (p, t) in self.parameters.iter().zip(best) {
-                weights.insert(p.name.clone(), t.data().to_vec());
+        let (mut weights, mut parameters) = (BTreeMap::new(), BTreeMap::new());
+        for (i, p) in self.parameters.iter().enumerate() {
+            let theta = self.best.as_ref().map_or(&p.theta, |(_, best)| &best[i]);
+            weights.insert(p.name.clone(), p.weight_of(theta).data().to_vec());
+            if p.form.is_some() {
+                parameters.insert(p.name.clone(), theta.data().to_vec());
             }
         }
-        Retrained { weights, epochs: self.history.clone() }
+        Retrained { weights, parameters, epochs: self.history.clone() }
     }
 
     /// The epochs so far.
@@ -266,7 +299,8 @@ impl<'e, 's> Trainer<'e, 's> {
     pub fn part(&mut self, part: usize, of: usize, watch: Watch) -> Result<Tally> {
         let epoch = self.history.len();
         let size = self.engine.batch(self.training.batch.map_or(BATCH, |b| b as usize));
-        let batches = self.examples.shuffled_batches(size, mix(self.seed) ^ mix(epoch as u64));
+        let key = mix(self.seed) ^ mix(epoch as u64 ^ self.before << 20);
+        let batches = self.examples.shuffled_batches(size, key);
         let range = part * batches.len() / of..(part + 1) * batches.len() / of;
         let count: usize = batches[range.clone()].iter().map(Vec::len).sum();
         watch.progress.begin(&format!("retrain, epoch {} of {}", epoch + 1, self.epochs), count as u64, Unit::Count);
@@ -325,11 +359,8 @@ impl<'e, 's> Trainer<'e, 's> {
         }
         let norm = squares.sqrt();
         if !(got.tally.loss.is_finite() && norm.is_finite()) {
-            return Err(Error::failed(format!(
-                "the loss became {} at step {number} (epoch {}), its gradient {norm}; the state of the last whole epoch is kept: lower \"rate\" or \"clip\"",
-                got.tally.mean(),
-                self.history.len() + 1
-            )));
+            let what = format!("the loss became {} at step {number}, its gradient {norm}", got.tally.mean());
+            return Err(self.diverged(&what));
         }
         let clip = self.training.clip.unwrap_or(1.0);
         let step = Step {
@@ -351,27 +382,20 @@ impl<'e, 's> Trainer<'e, 's> {
         Ok(got.tally)
     }
 
+    /// What to say and what is left where a loss is no number any more.
+    fn diverged(&self, what: &str) -> Error {
+        let epoch = self.history.len() + 1;
+        let remedy = match &self.best {
+            Some(_) => "lower \"rate\" or \"clip\", or end it with the best epoch so far, which is kept, by --finish",
+            None => "lower \"rate\" or \"clip\"",
+        };
+        Error::failed(format!("{what} (epoch {epoch}); {remedy}"))
+    }
+
     /// The learning rate of the next step.
     fn rate(&self, steps_an_epoch: usize) -> f64 {
-        let first = match self.training.optimizer {
-            Optimizer::Adam => 1e-3,
-            Optimizer::Sgd => 0.1,
-        };
-        let rate = self.training.rate.unwrap_or(first);
-        let total = (steps_an_epoch as u64 * u64::from(self.epochs)).max(1) as f64;
-        let along = (self.steps as f64 / total).min(1.0);
-        let fall = match self.training.decay {
-            None => 1.0,
-            Some(Decay::Factor(f)) => f.powi(self.history.len() as i32),
-            Some(Decay::Linear) => 1.0 - along,
-            Some(Decay::Cosine) => 0.5 * (1.0 + (std::f64::consts::PI * along).cos()),
-        };
-        let warm = if self.training.warmup == 0 {
-            1.0
-        } else {
-            ((self.steps + 1) as f64 / self.training.warmup as f64).min(1.0)
-        };
-        rate * fall * warm
+        let total = steps_an_epoch as u64 * u64::from(self.epochs);
+        learning_rate(&self.training, self.steps - self.before, self.history.len(), total)
     }
 
     /// Ends an epoch: measures on validation, keeps the best.
@@ -385,8 +409,11 @@ impl<'e, 's> Trainer<'e, 's> {
             None => None,
         };
         let loss = validation.map_or(tally.mean(), |v| v.0);
+        if !loss.is_finite() {
+            return Err(self.diverged(&format!("the validation loss became {loss} after step {}", self.steps)));
+        }
         if self.best.as_ref().is_none_or(|(b, _)| loss < *b) {
-            self.best = Some((loss, weights));
+            self.best = Some((loss, self.parameters.iter().map(|p| p.theta.clone()).collect()));
             self.stale = 0;
         } else {
             self.stale += 1;
@@ -394,6 +421,26 @@ impl<'e, 's> Trainer<'e, 's> {
         self.history.push(Epoch { train: tally.mean(), validation });
         Ok(())
     }
+}
+
+/// The learning rate after `steps` steps of `total`, in epoch `epoch` from 0.
+fn learning_rate(training: &Training, steps: u64, epoch: usize, total: u64) -> f64 {
+    let first = match training.optimizer {
+        Optimizer::Adam => 1e-3,
+        Optimizer::Sgd => 0.1,
+    };
+    let along = (steps as f64 / total.max(1) as f64).min(1.0);
+    let fall = match training.decay {
+        None => 1.0,
+        Some(Decay::Factor(f)) => f.powi(epoch as i32),
+        Some(Decay::Linear) => 1.0 - along,
+        Some(Decay::Cosine) => 0.5 * (1.0 + (std::f64::consts::PI * along).cos()),
+    };
+    let warm = match training.warmup {
+        0 => 1.0,
+        warmup => ((steps + 1) as f64 / warmup as f64).min(1.0),
+    };
+    training.rate.unwrap_or(first) * fall * warm
 }
 
 /// Puts dropout at the places that the recipe names.
@@ -432,4 +479,47 @@ fn put_dropout(engine: &Engine, program: &mut Program<f32>, dropout: &Dropout) -
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn training(rate: Option<f64>, decay: Option<Decay>, warmup: u64, optimizer: Optimizer) -> Training {
+        Training {
+            epochs: 4,
+            rate,
+            decay,
+            warmup,
+            optimizer,
+            momentum: None,
+            weight_decay: None,
+            batch: None,
+            clip: None,
+            dropout: Dropout::None,
+            patience: None,
+        }
+    }
+
+    /// Four epochs of ten steps.
+    #[test]
+    fn the_learning_rate_rises_and_falls_as_the_recipe_says() {
+        let adam = Optimizer::Adam;
+        for (training, steps, expected) in [
+            (training(None, None, 0, adam), 35, 1e-3),
+            (training(None, None, 0, Optimizer::Sgd), 35, 0.1),
+            (training(Some(0.8), Some(Decay::Factor(0.5)), 0, adam), 9, 0.8),
+            (training(Some(0.8), Some(Decay::Factor(0.5)), 0, adam), 25, 0.2),
+            (training(Some(0.8), Some(Decay::Linear), 0, adam), 0, 0.8),
+            (training(Some(0.8), Some(Decay::Linear), 0, adam), 30, 0.2),
+            (training(Some(0.8), Some(Decay::Cosine), 0, adam), 20, 0.4),
+            (training(Some(0.8), Some(Decay::Cosine), 0, adam), 40, 0.0),
+            (training(Some(0.8), None, 8, adam), 0, 0.1),
+            (training(Some(0.8), None, 8, adam), 6, 0.7),
+            (training(Some(0.8), Some(Decay::Linear), 8, adam), 20, 0.4),
+        ] {
+            let rate = learning_rate(&training, steps, steps as usize / 10, 40);
+            assert!((rate - expected).abs() < 1e-12, "{training:?} after {steps}: {rate}");
+        }
+    }
 }

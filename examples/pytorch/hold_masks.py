@@ -13,11 +13,13 @@ def hold(model, path, optimizer):
             bits = np.unpackbits(file.get_tensor(name), bitorder="little")[: np.prod(shape)]
             masks[name] = torch.from_numpy(bits.astype(bool)).reshape(shape)
 
-    def zero(*_):
+    def zero(result=None):
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if name in masks:
                     p.masked_fill_(~masks[name].to(p.device), 0)
+        return result
 
     zero()
-    optimizer.register_step_post_hook(zero)
+    step = optimizer.step
+    optimizer.step = lambda *args, **kwargs: zero(step(*args, **kwargs))

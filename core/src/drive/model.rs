@@ -60,6 +60,7 @@ pub fn evaluate(plan: &Plan<'_>, metrics: &[Metric], watch: Watch<'_>) -> Result
         recipe: plan.recipe,
         held: &[],
         folder: Path::new("."),
+        previous: None,
         seed: plan.recipe.seed,
         resume: false,
         finish: false,
@@ -117,13 +118,30 @@ impl Run<'_> {
         self.refuse_terms("a retraining gives dense weights back")?;
         let held = self.held_list();
         let folder = self.folder(stage, step)?;
-        let job = self.job(stage, &held, &folder);
+        // Steps of a schedule are numbered from 1.
+        let previous = if step > 1 { Some(self.folder(stage, step - 1)?) } else { None };
+        let job = Job { previous: previous.as_deref(), ..self.job(stage, &held, &folder) };
         let trained = match retrain {
             Retrain::Engine(training) => self.plan.engine()?.retrain(&job, training)?,
             Retrain::Command { command, on_violation } => external::retrain(&job, command, *on_violation)?,
         };
         self.ahead.clear();
+        // What was trained in its encoding stays in it, with what was trained; all else takes the new values.
+        let before = self.weights.clone();
+        let encoded = before.model.tensors().iter().enumerate().filter_map(|(id, info)| {
+            let theta = trained.parameters.get(&info.name)?;
+            Some((id, theta))
+        });
+        let encoded: Vec<_> = encoded.collect();
+        for (id, _) in &encoded {
+            self.weights.tensors[*id].coding = None;
+        }
         self.adopt(&trained.weights)?;
+        for (id, theta) in encoded {
+            let base = self.weights.tensors[id].base.clone();
+            let name = &before.model.tensors()[id].name;
+            self.weights.tensors[id] = before.trained(id, theta, base).map_err(|e| e.at(format!("\"{name}\"")))?;
+        }
         Ok(trained)
     }
 
@@ -156,6 +174,7 @@ impl Run<'_> {
             recipe: self.plan.recipe,
             held,
             folder,
+            previous: None,
             seed: self.plan.recipe.seed_of(stage),
             resume: self.options.resume || self.options.finish,
             finish: self.options.finish,

@@ -54,6 +54,11 @@ impl Pieces {
         &self.decoder
     }
 
+    /// The bytes of each term's arrays.
+    pub fn slices(&self) -> Vec<Vec<&[u8]>> {
+        self.data.iter().map(|term| term.iter().map(|piece| piece.as_slice()).collect()).collect()
+    }
+
     /// Fills `out` with dense bytes from byte `offset`.
     pub fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.decoder.read_at(offset, out)

@@ -1,10 +1,9 @@
 //! The translation model of ../shared/nmt: its figures by PyTorch. Skipped where the folder is absent.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::common::nmt;
 use compress_core::format::{Format, OpenOptions};
 use compress_core::progress::Watch;
 use compress_core::recipe::{Bleu, Data, Metric, References, Tokenize};
@@ -20,16 +19,6 @@ use compress_engine::value::{Tensor, Value};
 use compress_onnx::Onnx;
 use compress_onnx::model::Model;
 use compress_sdk::EvidenceKind;
-
-fn nmt() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/nmt");
-    let folder = if folder.exists() { folder } else { PathBuf::from("/work/shared/nmt") };
-    if !folder.exists() {
-        eprintln!("skipped: no folder ../shared/nmt");
-        return None;
-    }
-    Some(folder)
-}
 
 fn data(folder: &Path, tokenize: Tokenize) -> Data {
     Data {

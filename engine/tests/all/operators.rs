@@ -8,9 +8,9 @@ use compress_engine::ops::{Gradient, supported};
 #[test]
 fn the_list_of_operators_is_up_to_date() {
     let mut text = String::from(
-        "# Operators that the engine runs\n\nGenerated from the code by `COMPRESS_WRITE=1 cargo test -p compress-engine --test operators`. \
-         Every one of them passes the ONNX\nproject's node tests (`tests/node_tests.rs`), and those with a gradient agree with finite \
-         differences (`tests/gradients.rs`).\n\n| operator | gradient |\n|---|---|\n",
+        "# Operators that the engine runs\n\nGenerated from the code by `COMPRESS_WRITE=1 cargo test -p compress-engine --test all operators`. \
+         Every one of them passes the ONNX\nproject's node tests (`tests/all/node_tests.rs`), and those with a gradient agree with finite \
+         differences (`tests/all/gradients.rs`).\n\n| operator | gradient |\n|---|---|\n",
     );
     for (name, gradient) in supported() {
         let word = match gradient {

@@ -1,21 +1,21 @@
-//! The ONNX project's own node tests, for every operator that the engine claims. `node_tests.py FOLDER` exports them;
-//! the folder is `COMPRESS_NODE_TESTS`.
-
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! The ONNX project's own node tests, for every operator that the engine claims. `node_tests.py` exports them from the
+//! `onnx` package.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
 
+use crate::common::tensors;
 use compress_core::stfile::StFile;
 use compress_engine::execute::Mode;
 use compress_engine::graph::Graph;
-use compress_engine::import::{import, value};
+use compress_engine::import::import;
 use compress_engine::ops::supported;
 use compress_engine::program::Program;
+use compress_engine::real::Real;
 use compress_engine::value::Value;
 use compress_onnx::model::Model;
-
-type Tensors = Vec<(String, Value<f64>)>;
 
 /// Cases that ask for what the engine refuses by name, and why.
 const REFUSED: &[(&str, &str)] = &[
@@ -31,24 +31,14 @@ const REFUSED: &[(&str, &str)] = &[
     ("test_equal_string", "strings"),
 ];
 
-fn read(path: &Path) -> (Tensors, Tensors) {
-    let file = StFile::open(path).unwrap();
-    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
-    for e in file.entries() {
-        let mut bytes = vec![0; e.bytes() as usize];
-        file.read_at(e, 0, &mut bytes).unwrap();
-        let v = value::<f64>(&e.dtype, &bytes, e.shape.iter().map(|d| *d as usize).collect()).unwrap();
-        match e.name.split_once(':') {
-            Some(("in", name)) => inputs.push((name.to_string(), v)),
-            Some((_, name)) => outputs.push((name.to_string(), v)),
-            _ => panic!("{}", e.name),
-        }
-    }
-    (inputs, outputs)
-}
+/// Claimed operators without a case of their own, and where they are tested instead.
+const ELSEWHERE: &[(&str, &str)] = &[("If", "tests/plan.rs: the package's cases have conditions that are inputs")];
+
+/// Fewer cases than this mean that the export or the reader lost some.
+const CASES: usize = 600;
 
 /// As the ONNX runner compares: rtol 1e-3, atol 1e-7 (we take 1e-6 for sums that cancel).
-fn equal(a: &Value<f64>, b: &Value<f64>, half: bool) -> bool {
+fn equal<R: Real>(a: &Value<R>, b: &Value<R>, half: bool) -> bool {
     let (rtol, atol) = if half { (1e-2, 1e-2) } else { (1e-3, 1e-6) };
     if a.shape() != b.shape() {
         return false;
@@ -58,6 +48,7 @@ fn equal(a: &Value<f64>, b: &Value<f64>, half: bool) -> bool {
             .data()
             .iter()
             .zip(y.data())
+            .map(|(x, y)| (x.f64(), y.f64()))
             .all(|(x, y)| x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= atol + rtol * x.abs()),
         (Value::Int(x, _), Value::Int(y, _)) => x.data() == y.data(),
         (Value::Bool(x), Value::Bool(y)) => x.data() == y.data(),
@@ -65,7 +56,7 @@ fn equal(a: &Value<f64>, b: &Value<f64>, half: bool) -> bool {
     }
 }
 
-fn operators(graph: &Graph<f64>) -> BTreeSet<String> {
+fn operators<R: Real>(graph: &Graph<R>) -> BTreeSet<String> {
     graph
         .nodes
         .iter()
@@ -74,12 +65,18 @@ fn operators(graph: &Graph<f64>) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_claimed_operator_passes_the_node_tests() {
-    let folder = std::env::var_os("COMPRESS_NODE_TESTS").map_or_else(|| "/tmp/onnx-node".into(), PathBuf::from);
-    let Ok(list) = std::fs::read_dir(&folder) else {
-        eprintln!("skipped: no folder {}", folder.display());
-        return;
-    };
+fn every_claimed_operator_passes_the_node_tests_in_f32() {
+    every_claimed_operator_passes::<f32>();
+}
+
+#[test]
+fn every_claimed_operator_passes_the_node_tests_in_f64() {
+    every_claimed_operator_passes::<f64>();
+}
+
+fn every_claimed_operator_passes<R: Real>() {
+    let Some(folder) = exported() else { return };
+    let list = std::fs::read_dir(&folder).unwrap();
     let claimed: BTreeSet<&str> = supported().into_iter().map(|(n, _)| n).collect();
     let mut paths: Vec<PathBuf> =
         list.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "onnx")).collect();
@@ -88,13 +85,14 @@ fn every_claimed_operator_passes_the_node_tests() {
     for path in &paths {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let Ok(model) = Model::open(path, &Default::default()) else { continue };
-        let Ok(graph) = import::<f64>(&model, &|_| false) else { continue };
+        let Ok(graph) = import::<R>(&model, &|_| false) else { continue };
         let ops = operators(&graph);
         if !ops.iter().all(|o| claimed.contains(o.as_str())) {
             continue;
         }
-        let (inputs, expected) = read(&path.with_file_name(format!("{name}.io.safetensors")));
-        let run = || -> compress_core::Result<Vec<Value<f64>>> {
+        let io = StFile::open(&path.with_file_name(format!("{name}.io.safetensors"))).unwrap();
+        let (inputs, expected) = (tensors::<R>(&io, "in"), tensors::<R>(&io, "out"));
+        let run = || -> compress_core::Result<Vec<Value<R>>> {
             let program = Program::new(&graph, &graph.outputs, &BTreeMap::new())?;
             let base = program.base(&[], None)?;
             let outputs = program.forward(&base, &inputs, Mode::default(), None)?.outputs;
@@ -115,7 +113,26 @@ fn every_claimed_operator_passes_the_node_tests() {
             Err(e) => wrong.push(format!("{name}: {e}")),
         }
     }
-    let untested: Vec<&&str> = claimed.iter().filter(|c| !tested.contains(**c)).collect();
-    eprintln!("{passed} cases passed; claimed without a case: {untested:?}");
+    let untested: Vec<&str> = claimed.iter().filter(|c| !tested.contains(**c)).copied().collect();
+    eprintln!("{passed} cases passed");
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(untested, ELSEWHERE.iter().map(|e| e.0).collect::<Vec<_>>(), "claimed without a case");
+    assert!(passed >= CASES, "{passed} cases");
+}
+
+/// The folder of the exported cases; made anew where the script is newer.
+fn exported() -> Option<PathBuf> {
+    let python = crate::common::python()?;
+    let script = crate::common::repository("engine/tests/node_tests.py");
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("onnx-node");
+    let done = folder.join("done");
+    let time = |p: &PathBuf| p.metadata().and_then(|m| m.modified()).ok();
+    static EXPORT: Mutex<()> = Mutex::new(());
+    let _alone = EXPORT.lock();
+    if time(&done) < time(&script) {
+        let output = Command::new(python).arg(&script).arg(&folder).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::write(&done, output.stdout).unwrap();
+    }
+    Some(folder)
 }

@@ -1,7 +1,7 @@
 //! The small CNN of examples/digits: pruned to a fifth by magnitude and retrained, beside dense retrained.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use compress_core::Result;
 use compress_core::format::{Format, OpenOptions};
@@ -30,7 +30,6 @@ impl Masks for Largest<'_, '_> {
 #[test]
 fn pruned_to_a_fifth_and_retrained_it_reads_as_well_as_the_dense_model() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
-    let folder = if folder.exists() { folder } else { PathBuf::from("/work/main/examples/digits") };
     let source = Onnx.open(&folder.join("model.onnx"), &OpenOptions::default()).expect("the model opens");
     let data = Data {
         train: Some(folder.join("train.safetensors")),
