@@ -14,8 +14,15 @@ pub fn formats() -> [&'static dyn Format; 2] {
 /// All built-in methods.
 pub fn registry(listener: Arc<dyn Listener>) -> Result<Registry> {
     let mut registry = Registry::new().listened(listener);
-    let entries: &[&compress_sdk::Entry] =
-        &[&compress_magnitude::ENTRY, &compress_hashing::ENTRY, &compress_low_rank::ENTRY];
+    let entries: &[&compress_sdk::Entry] = &[
+        &compress_magnitude::ENTRY,
+        &compress_obd::ENTRY,
+        &compress_obs::ENTRY,
+        &compress_activation_aware::ENTRY,
+        &compress_low_rank::ENTRY,
+        &compress_hashing::ENTRY,
+        &compress_random::ENTRY,
+    ];
     for entry in entries {
         registry.add_builtin(entry)?;
     }

@@ -59,8 +59,12 @@ pub fn example(method: &Registered) -> String {
             format!("[plugins]\nprograms = {{ {} = [{}] }}\n\n", card.name, words.join(", "))
         }
     };
-    let needed: Vec<String> =
-        card.evidence.iter().filter(|(_, n)| *n == Need::Required).map(|(k, _)| quoted(k.name())).collect();
+    let defaults = card.defaults();
+    let wanted = |k: EvidenceKind| card.lacks(&defaults, |other| other != k).is_some();
+    let needed: Vec<String> = (card.evidence.iter())
+        .filter(|(k, n)| *n == Need::OneOf || wanted(*k))
+        .map(|(k, _)| quoted(k.name()))
+        .collect();
     if !needed.is_empty() {
         text += &format!("[[stage]]\nmeasure = [{}]\n\n", needed.join(", "));
     }
@@ -88,7 +92,7 @@ pub fn json_of(method: &Registered) -> Value {
         Origin::Library(path) => json!({ "kind": "library", "path": path.display().to_string() }),
         Origin::Program(words) => json!({ "kind": "program", "command": words }),
     };
-    let evidence = |(k, n): &(EvidenceKind, Need)| json!({ "kind": k.name(), "required": *n == Need::Required });
+    let evidence = |(k, n): &(EvidenceKind, Need)| json!({ "kind": k.name(), "required": *n == Need::Required, "one_of": *n == Need::OneOf });
     json!({
         "name": card.name,
         "kind": kind(card),
@@ -157,6 +161,7 @@ fn need((kind, need): &(EvidenceKind, Need)) -> String {
     match need {
         Need::Required => kind.name().into(),
         Need::Optional => format!("{} (if there is any)", kind.name()),
+        Need::OneOf => format!("{} (or another of these)", kind.name()),
     }
 }
 

@@ -55,6 +55,11 @@
 #define COMPRESS_UNITS_MAGNITUDE 0u /* those of |w| */
 #define COMPRESS_UNITS_OTHER 1u
 
+/* compress_need.required */
+#define COMPRESS_NEED_OPTIONAL 0u /* passed where it exists */
+#define COMPRESS_NEED_REQUIRED 1u /* the stage is refused without it */
+#define COMPRESS_NEED_ONE_OF 2u   /* the stage is refused without any of those marked so */
+
 /* compress_option.kind, compress_value.kind */
 #define COMPRESS_OPTION_INTEGER 0u
 #define COMPRESS_OPTION_FLOAT 1u
@@ -114,7 +119,7 @@ typedef struct compress_option {
 /* A kind of evidence that the method reads: "fisher_diag", "hessian_diag", "gram", "row_count". */
 typedef struct compress_need {
     uint32_t size;
-    uint32_t required; /* 1: the stage is refused without it */
+    uint32_t required; /* COMPRESS_NEED_... */
     compress_str kind;
 } compress_need;
 

@@ -51,6 +51,13 @@ pub const UNITS_MAGNITUDE: u32 = 0;
 /// [`RawEntry::units`]: scores are in any other units.
 pub const UNITS_OTHER: u32 = 1;
 
+/// [`RawNeed::required`]: passed where it exists.
+pub const NEED_OPTIONAL: u32 = 0;
+/// [`RawNeed::required`]: the stage is refused without it.
+pub const NEED_REQUIRED: u32 = 1;
+/// [`RawNeed::required`]: the stage is refused where none of the kinds marked so exists.
+pub const NEED_ONE_OF: u32 = 2;
+
 /// [`RawOption::kind`] and [`RawValue::kind`]: a whole number.
 pub const OPTION_INTEGER: u32 = 0;
 /// A finite number.
@@ -192,7 +199,7 @@ pub struct RawOption {
 pub struct RawNeed {
     /// Bytes of this struct.
     pub size: u32,
-    /// 1 = the stage is refused without it.
+    /// [`NEED_OPTIONAL`], [`NEED_REQUIRED`] or [`NEED_ONE_OF`].
     pub required: u32,
     /// `"gram"`, `"fisher_diag"`, …
     pub kind: Str,

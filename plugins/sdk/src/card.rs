@@ -25,7 +25,8 @@ pub struct Card {
     pub random: bool,
     /// Whether it may be called from several threads at once.
     pub thread_safe: bool,
-    /// The evidence that it reads. Kinds that are not `required` are passed where they exist.
+    /// The evidence that it reads. Kinds that are not `required` are passed where they exist. A kind that is the value of
+    /// one of the stage's options (`curvature = "fisher_diag"`) is required for that stage.
     pub evidence: &'static [(EvidenceKind, Need)],
     /// Its options.
     pub options: &'static [OptionSpec],
@@ -80,6 +81,8 @@ pub enum Need {
     Required,
     /// Passed where the evidence file has it.
     Optional,
+    /// Of the kinds that are marked so, one must be there for each weight, or the stage is refused.
+    OneOf,
 }
 
 /// The kinds of evidence, with the names used in evidence files (`<weight>.<kind>`).

@@ -171,7 +171,11 @@ const fn needs(kinds: &[(EvidenceKind, Need)]) -> [RawNeed; MAX_NEEDS] {
     let mut i = 0;
     while i < kinds.len() {
         all[i].kind = Str::new(kinds[i].0.name());
-        all[i].required = matches!(kinds[i].1, Need::Required) as u32;
+        all[i].required = match kinds[i].1 {
+            Need::Optional => NEED_OPTIONAL,
+            Need::Required => NEED_REQUIRED,
+            Need::OneOf => NEED_ONE_OF,
+        };
         i += 1;
     }
     all

@@ -10,10 +10,13 @@ pub fn check(subject: &dyn Subject, wrong: &mut Complaints) {
     let card = subject.card();
     let Some(instance) = wrong.create(subject, 1) else { return };
     let kinds: Vec<EvidenceKind> = card.evidence.iter().map(|(k, _)| *k).collect();
+    let sets = crate::inputs::enough(card);
     for (rows, cols) in SHAPES {
         for fill in Fill::ALL {
-            let input = Input::new(rows, cols, fill, Measured::Well, &kinds);
-            each(subject, &*instance, &input, fill == Fill::Largest, wrong);
+            for kinds in &sets {
+                let input = Input::new(rows, cols, fill, Measured::Well, kinds);
+                each(subject, &*instance, &input, fill == Fill::Largest, wrong);
+            }
         }
         let unmeasured = Input::new(rows, cols, Fill::Normal, Measured::Zero, &kinds);
         each(subject, &*instance, &unmeasured, true, wrong);

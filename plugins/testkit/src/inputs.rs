@@ -1,5 +1,6 @@
 //! Parts and evidence to try methods on, the same on every machine.
 
+use compress_sdk::caller::MethodCard;
 use compress_sdk::{Array, EvidenceKind, Part};
 
 /// SplitMix64: numbers that look random.
@@ -130,6 +131,28 @@ fn evidence(kind: EvidenceKind, rows: usize, cols: usize, scale: f32) -> (Eviden
             (kind, vec![c, c], (0..cols * cols).map(|i| scale * product(i / cols, i % cols)).collect())
         }
     }
+}
+
+/// Sets of evidence with which a method must work under its default options: all that it reads, no more than it needs,
+/// and each kind that is enough by itself.
+pub fn enough(card: &MethodCard) -> Vec<Vec<EvidenceKind>> {
+    let all: Vec<EvidenceKind> = card.evidence.iter().map(|(k, _)| *k).collect();
+    let options = card.defaults();
+    let works = |kinds: &[EvidenceKind]| card.lacks(&options, |k| kinds.contains(&k)).is_none();
+    let mut least = all.clone();
+    for kind in all.iter().rev() {
+        let without: Vec<EvidenceKind> = least.iter().copied().filter(|k| k != kind).collect();
+        if works(&without) {
+            least = without;
+        }
+    }
+    let mut sets = vec![all.clone()];
+    for set in std::iter::once(least).chain(all.iter().map(|k| vec![*k]).filter(|set| works(set))) {
+        if !sets.contains(&set) {
+            sets.push(set);
+        }
+    }
+    sets
 }
 
 /// Shapes at the edges of what code is written for.

@@ -10,8 +10,7 @@ pub fn check(subject: &dyn Subject, wrong: &mut Complaints) {
     let card = subject.card();
     let Some(instance) = wrong.create(subject, 1) else { return };
     let kinds: Vec<EvidenceKind> = card.evidence.iter().map(|(k, _)| *k).collect();
-    let needed: Vec<EvidenceKind> =
-        card.evidence.iter().filter(|(_, n)| *n == compress_sdk::Need::Required).map(|(k, _)| *k).collect();
+    let sets = crate::inputs::enough(card);
     let input = Input::new(33, 64, Fill::Normal, Measured::Well, &kinds);
     if !repeats(subject, &*instance, &input, wrong) {
         return;
@@ -19,7 +18,7 @@ pub fn check(subject: &dyn Subject, wrong: &mut Complaints) {
     seeds(subject, &*instance, &input, wrong);
     for (rows, cols) in SHAPES {
         for fill in Fill::ALL {
-            for kinds in [&kinds, &needed] {
+            for kinds in &sets {
                 finite(&*instance, &Input::new(rows, cols, fill, Measured::Well, kinds), false, wrong);
             }
         }

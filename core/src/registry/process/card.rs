@@ -48,7 +48,12 @@ fn need(value: &Value) -> Result<(EvidenceKind, Need), String> {
         let known: Vec<&str> = EvidenceKind::ALL.iter().map(|k| k.name()).collect();
         format!("it needs evidence \"{name}\"; known are {}", known.join(", "))
     })?;
-    Ok((kind, if value["required"].as_bool().unwrap_or(true) { Need::Required } else { Need::Optional }))
+    let need = match (value["one_of"].as_bool(), value["required"].as_bool()) {
+        (Some(true), _) => Need::OneOf,
+        (_, Some(false)) => Need::Optional,
+        _ => Need::Required,
+    };
+    Ok((kind, need))
 }
 
 fn option(value: &Value) -> Result<OptionInfo, String> {

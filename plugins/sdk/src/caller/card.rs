@@ -110,6 +110,24 @@ impl MethodCard {
         Options(self.options.iter().map(|o| (o.name.clone(), o.kind.default_value())).collect())
     }
 
+    /// What a stage with these options lacks for a weight that has the evidence that `has` says: `None` where it can
+    /// work, else the kinds in words, such as `"gram" or "row_count"`.
+    pub fn lacks(&self, options: &Options, has: impl Fn(EvidenceKind) -> bool) -> Option<String> {
+        let named = |kind: EvidenceKind| {
+            options.0.iter().any(|(_, v)| matches!(v, OptionValue::Text(word) if word == kind.name()))
+        };
+        let needed = |(kind, need): &&(EvidenceKind, Need)| *need == Need::Required || named(*kind);
+        if let Some((kind, _)) = self.evidence.iter().filter(needed).find(|(kind, _)| !has(*kind)) {
+            return Some(format!("\"{}\"", kind.name()));
+        }
+        let one_of: Vec<EvidenceKind> =
+            self.evidence.iter().filter(|(_, need)| *need == Need::OneOf).map(|(kind, _)| *kind).collect();
+        if one_of.is_empty() || one_of.iter().any(|kind| has(*kind)) {
+            return None;
+        }
+        Some(one_of.iter().map(|kind| format!("\"{}\"", kind.name())).collect::<Vec<_>>().join(" or "))
+    }
+
     /// Whether every option of the CARD is there, in its order, with a value that it allows, and no other.
     pub fn check_complete(&self, options: &[(&str, &OptionValue)]) -> Result<(), String> {
         if options.len() != self.options.len() {
@@ -229,13 +247,18 @@ unsafe fn read_needs(raw: &RawEntry) -> Result<Vec<(EvidenceKind, Need)>, String
     let mut needs = Vec::new();
     for i in 0..raw.need_count as usize {
         // SAFETY: the caller's promise; `size`, `required` and `kind` are in the struct's first version.
-        let (kind, required) = unsafe {
+        let (kind, need) = unsafe {
             let need = *raw.needs.add(i);
-            (text((*need).kind), (*need).required != 0)
+            (text((*need).kind), (*need).required)
+        };
+        let need = match need {
+            NEED_OPTIONAL => Need::Optional,
+            NEED_ONE_OF => Need::OneOf,
+            _ => Need::Required,
         };
         match EvidenceKind::from_name(&kind) {
-            Some(kind) => needs.push((kind, if required { Need::Required } else { Need::Optional })),
-            None if required => {
+            Some(kind) => needs.push((kind, need)),
+            None if need == Need::Required => {
                 return Err(format!("it needs evidence of the kind \"{kind}\", which this program does not know"));
             }
             None => {}
