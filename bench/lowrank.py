@@ -53,7 +53,7 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/compress-bench"))
     args = parser.parse_args()
-    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "compress-low-rank", "--example", "speed"],
+    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "compress-low-rank", "--example", "svd_speed"],
                    cwd=ROOT, check=True)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
     args.work.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def main():
     a = matrix(args.size)
     a.astype("<f4").tofile(file)
     env = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-    ours = [str(target / "examples/speed"), str(file), str(args.size), str(args.size), str(args.rank), str(factors)]
+    ours = [str(target / "examples/svd_speed"), str(file), str(args.size), str(args.size), str(args.rank), str(factors)]
     peer = [sys.executable, "-c", PEER, str(file), str(args.size), str(spectrum)]
     rows = [(run(ours, env), run(peer, env)) for _ in range(args.runs)]
     ratios = sorted(p[0] / o[0] for o, p in rows)
