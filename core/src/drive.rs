@@ -182,6 +182,12 @@ impl<'p> Run<'p> {
             self.report.stages.push(report);
             self.keep(planned.stage.number)?;
         }
+        if let Some((work, after)) = &plan.implied {
+            let report = self.pack(work)?;
+            if let Some(stage) = self.report.stages.get_mut(*after) {
+                stage.tensors = report.tensors;
+            }
+        }
         Ok(())
     }
 
@@ -242,8 +248,17 @@ impl<'p> Run<'p> {
             return self.prune_residual(work, seed);
         }
         self.refuse_sums(&work.parts)?;
-        let pruned = self.selected(work, &self.weights, &work.parts, seed, portion)?;
-        let report = self.stage_report(work.stage, &pruned, &[]);
+        let job = self.pruning(work, &self.weights, &work.parts, seed, portion)?;
+        let (pruned, solved) = match self.target_bytes(work) {
+            Some((amount, bytes)) => self.prune_to_size(work, &job, amount, bytes)?,
+            None => (job.run()?, None),
+        };
+        let mut report = self.stage_report(work.stage, &pruned, &[]);
+        if let Some(solved) = solved {
+            report.asked.extend(solved.asked);
+            report.warnings.extend(solved.warnings);
+            self.ahead = solved.ahead;
+        }
         self.adopt_rules(pruned);
         Ok(report)
     }
@@ -257,10 +272,22 @@ impl<'p> Run<'p> {
         seed: u64,
         portion: f64,
     ) -> Result<Pruned> {
+        self.pruning(work, weights, parts, seed, portion)?.run()
+    }
+
+    /// A selection that is ready to run.
+    fn pruning<'a>(
+        &'a self,
+        work: &PruneWork<'a>,
+        weights: &'a Weights<'a>,
+        parts: &'a [usize],
+        seed: u64,
+        portion: f64,
+    ) -> Result<Pruning<'a>> {
         let card = work.method.card();
         let instance = Several::create(work.method, &work.options, seed)?;
         let evidence = self.evidence_for(work.method, &work.evidence, parts)?;
-        let job = Pruning {
+        Ok(Pruning {
             weights,
             map: &self.plan.map,
             stage: work.stage,
@@ -271,8 +298,7 @@ impl<'p> Run<'p> {
             output: self.plan.recipe.output()?,
             portion,
             watch: self.watch,
-        };
-        job.run()
+        })
     }
 
     /// Prunes what was selected.
@@ -380,10 +406,14 @@ impl<'p> Run<'p> {
         Ok(())
     }
 
-    fn outlook(&self) -> Result<Outlook> {
+    /// What formats are told of any output of this run.
+    fn like(&self) -> Result<CreateOptions> {
         let recipe = Some(self.plan.recipe.portable_text()?);
-        let like = CreateOptions { force: self.options.force, recipe, ..CreateOptions::default() };
-        Outlook::of(&self.packer, &self.weights, &like, self.watch)
+        Ok(CreateOptions { force: self.options.force, recipe, ..CreateOptions::default() })
+    }
+
+    fn outlook(&self) -> Result<Outlook> {
+        Outlook::of(&self.packer, &self.weights, &self.like()?, self.watch)
     }
 
     fn write(&mut self) -> Result<Written> {
@@ -492,6 +522,7 @@ pub fn write_report(path: &Path, text: &str) -> Result<()> {
 mod encoding;
 mod model;
 mod pack;
+mod size;
 pub use model::evaluate;
 pub use pack::CodingRecord;
 

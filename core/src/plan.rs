@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use compress_sdk::{EvidenceKind, Options, card::Need};
 
+use crate::amount::Amount;
 use crate::class::resolve::ClassMap;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -58,6 +59,8 @@ pub struct Plan<'a> {
     pub warnings: Vec<String>,
     /// What runs the model.
     pub engine: Option<&'a dyn Engine>,
+    /// The encode stage that a size implies where none follows it, and the index of the stage that implies it.
+    pub implied: Option<(PackWork<'a>, usize)>,
 }
 
 /// A stage with what it needs.
@@ -119,11 +122,13 @@ impl<'a> Plan<'a> {
             None => None,
         };
         let warnings = model.warnings().cloned().collect();
-        let mut plan = Plan { recipe, warnings, model, map, from, stages: Vec::new(), engine: setup.engine };
+        let mut plan =
+            Plan { recipe, warnings, model, map, from, stages: Vec::new(), engine: setup.engine, implied: None };
         for stage in &recipe.stages {
             let work = plan.work(setup, stage).map_err(|e| e.at(stage).at(recipe.path.display()))?;
             plan.stages.push(Planned { stage, work });
         }
+        plan.implied = plan.implied(setup)?;
         Ok(plan)
     }
 
@@ -159,6 +164,22 @@ impl<'a> Plan<'a> {
                 env!("CARGO_PKG_VERSION")
             ))
         })
+    }
+
+    /// `encode = "auto"`, where a stage aims at a size and no encode stage follows it.
+    fn implied(&self, setup: &Setup<'_>) -> Result<Option<(PackWork<'a>, usize)>> {
+        static AUTO: LazyLock<EncodeStage> = LazyLock::new(|| EncodeStage {
+            layout: EncodeLayout::Auto,
+            values: EncodeValues::AsTheyAre,
+            classes: vec!["*".into()],
+        });
+        let aims =
+            |p: &Planned<'_>| matches!(&p.stage.kind, StageKind::Method(m) if m.amount.as_ref().is_some_and(sizes));
+        let Some(index) = self.stages.iter().position(aims) else { return Ok(None) };
+        if self.stages[index..].iter().any(|p| matches!(p.work, Work::Pack(_))) {
+            return Ok(None);
+        }
+        Ok(Some((self.pack(setup, &AUTO)?, index)))
     }
 
     /// A tensor is packed as a whole, so all of its parts must be meant.
@@ -230,6 +251,9 @@ impl<'a> Plan<'a> {
             return Err(Error::usage("\"residual\" adds its term once: give \"retrain\" a stage of its own"));
         }
         check_allow_empty(stage, &self.model)?;
+        if method.card().encodes || stage.residual {
+            refuse_size(stage)?;
+        }
         if method.card().encodes {
             return self.encoding(setup, stage, method);
         }
@@ -244,13 +268,16 @@ impl<'a> Plan<'a> {
     /// Whether the stage says how much is to be pruned, in a way that these parts allow.
     fn check_amount(&self, stage: &MethodStage, parts: &[usize]) -> Result<()> {
         match (&stage.pattern, &stage.amount) {
+            (Pattern::NofM { .. }, Some(amounts)) if sizes(amounts) => Err(Error::usage(format!(
+                "\"pattern\" {} says itself how many weights go, so \"amount\" cannot be a size; leave one out",
+                stage.pattern
+            ))),
             (Pattern::NofM { .. }, _) => Ok(()),
             (_, None) => Err(Error::usage("\"amount\" is missing: how much to prune, such as \"80%\"")),
-            (_, Some(amounts)) if sizes(amounts) => Err(Error::usage(format!(
-                "an amount in bytes needs packed encodings, which are not built yet in version {}; give a share such as \
-                 \"80%\"",
-                env!("CARGO_PKG_VERSION")
-            ))),
+            (_, Some(amounts)) if sizes(amounts) => {
+                let none = Amounts::All(Amount::from_integer(0)?);
+                Populations::new(&self.map, parts, stage.scheme, &none).map(|_| ())
+            }
             (_, Some(amounts)) => Populations::new(&self.map, parts, stage.scheme, amounts).map(|_| ()),
         }
     }
@@ -319,6 +346,18 @@ fn sizes(amounts: &Amounts) -> bool {
     match amounts {
         Amounts::All(amount) => amount.is_size(),
         Amounts::ByClass(list) => list.iter().any(|(_, a)| a.is_size()),
+    }
+}
+
+/// A size is solved for by trying counts, which needs nothing but scores.
+fn refuse_size(stage: &MethodStage) -> Result<()> {
+    match &stage.amount {
+        Some(amounts) if sizes(amounts) => Err(Error::usage(format!(
+            "a size as \"amount\" goes with methods that only score weights, and without \"residual\"; give \"{}\" a \
+             share such as \"80%\"",
+            stage.method
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -493,6 +532,9 @@ impl Plan<'_> {
         if self.stages.is_empty() {
             out += "  none: the output is the input, tensor by tensor\n";
         }
+        if self.implied.is_some() {
+            out += "  then: encode = \"auto\", which the size implies\n";
+        }
         for warning in &self.warnings {
             out += &format!("\nwarning: {warning}\n");
         }
@@ -556,6 +598,13 @@ impl PruneWork<'_> {
         let weights: u64 = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).sum();
         let mut text = match (&self.stage.pattern, &self.stage.amount) {
             (Pattern::NofM { n, m }, _) => format!("keeps {n} of each {m} weights along the inputs of {weights}"),
+            (_, Some(Amounts::All(amount))) if amount.is_size() => {
+                let bytes = amount.target_bytes(plan.model.bytes()).unwrap_or(0);
+                format!(
+                    "prunes of {weights} weights as many as must go for an output of at most {bytes} bytes, {}",
+                    self.stage.scheme.name()
+                )
+            }
             (_, Some(amounts)) => {
                 let populations = Populations::new(&plan.map, &self.parts, self.stage.scheme, amounts)
                     .map(|p| p.list)
