@@ -5,7 +5,7 @@
 
 The matrix is what trained ones look like: normal noise over directions that fall off slowly, σ_i ~ i^-1/2. Runs take turns;
 numpy runs in a process of its own with OpenBLAS as it comes (whatever kernel the environment names for it is unset), ours
-as the example `speed` of the crate, both with all cores. The method alone is timed, not reading and writing.
+as the example `svd_speed` of the crate, both with all cores. The method alone is timed, not reading and writing.
 """
 import argparse
 import os

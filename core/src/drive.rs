@@ -421,6 +421,7 @@ impl<'p> Run<'p> {
         let outlook = self.outlook()?;
         self.predicted = Some(outlook.bytes);
         let written = output::write(&self.weights, &self.plan.map, recipe.output()?, &outlook, self.watch)?;
+        self.report.warnings.extend(written.warnings());
         for (part, meant) in self.pruned.iter().enumerate() {
             if let Some(meant) = meant
                 && *meant != written.zeros[part]

@@ -65,6 +65,10 @@ pub trait Source: Send + Sync {
         let _ = id;
         None
     }
+    /// Whether a tensor is stored otherwise than dense: packed, or sparse by the format's own means.
+    fn folded(&self, id: TensorId) -> bool {
+        self.packed(id).is_some()
+    }
     /// Warnings met on opening, for the reader of the report.
     fn warnings(&self) -> &[String] {
         &[]
@@ -187,6 +191,10 @@ pub trait Sink: Send {
 pub trait Staged: Send {
     /// The files with their final names (relative to the output's folder, or within the output folder) and bytes.
     fn files(&self) -> Vec<StagedFile>;
+    /// What the user should know of it: changes beside the tensors.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Opens what was written, for comparison with what was meant.
     fn reopen(&self) -> Result<Box<dyn Source>>;
     /// Puts it under its name, atomically, and removes what it replaces.

@@ -6,6 +6,7 @@
 pub mod amount;
 pub mod class;
 pub mod convert;
+pub mod decompress;
 pub mod drive;
 pub mod encode;
 pub mod engine;

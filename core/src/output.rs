@@ -211,6 +211,11 @@ impl Written {
         self.staged.iter().flat_map(|s| s.files()).collect()
     }
 
+    /// What the user should know of the files.
+    pub fn warnings(&self) -> Vec<String> {
+        self.staged.iter().flat_map(|s| s.warnings()).collect()
+    }
+
     /// Total bytes.
     pub fn bytes(&self) -> u64 {
         self.files().iter().map(|f| f.bytes).sum()

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 pub use asked::asked;
 pub(crate) use asked::from_toml;
-pub use render::{render, render_inspect, render_metrics};
+pub use render::{render, render_decompressed, render_inspect, render_metrics};
 pub use table::Table;
 
 use crate::recipe::Recipe;

@@ -144,6 +144,10 @@ impl Source for OnnxSource {
         }
     }
 
+    fn folded(&self, id: TensorId) -> bool {
+        self.packed(id).is_some() || matches!(self.shared.list.sites[id], Site::Sparse(_, true))
+    }
+
     fn warnings(&self) -> &[String] {
         &self.warnings
     }
