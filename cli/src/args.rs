@@ -67,6 +67,11 @@ pub enum Command {
     ///
     /// Reads the legacy formats sparse-bitmask and sparse-24-bitmask of compressed-tensors too.
     Decompress(DecompressArgs),
+    /// Compare candidates of a study at equal bytes and equal quality, with controls; finished cells are kept
+    Compare(CompareArgs),
+    /// One cell of a study, for `compare` itself
+    #[command(hide = true)]
+    Cell(CellArgs),
     /// Algebra of mask files
     Mask {
         #[command(subcommand)]
@@ -177,6 +182,52 @@ pub struct RunArgs {
     /// Write the JSON report here
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
+    #[command(flatten)]
+    pub plugins: PluginArgs,
+    #[command(flatten)]
+    pub open: OpenArgs,
+    #[command(flatten)]
+    pub general: GeneralArgs,
+}
+
+/// The arguments of a comparison.
+#[derive(ClapArgs, Debug)]
+pub struct CompareArgs {
+    /// The study
+    #[arg(value_name = "study.toml")]
+    pub study: PathBuf,
+    /// Print the cells and how long they would take, run none
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Compute all cells anew
+    #[arg(long)]
+    pub force: bool,
+    /// Go on with an interrupted study (what is finished is never computed again, with or without this)
+    #[arg(long)]
+    pub resume: bool,
+    /// Write report.json here too
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    #[command(flatten)]
+    pub plugins: PluginArgs,
+    #[command(flatten)]
+    pub open: OpenArgs,
+    #[command(flatten)]
+    pub general: GeneralArgs,
+}
+
+/// The arguments of one cell.
+#[derive(ClapArgs, Debug)]
+pub struct CellArgs {
+    /// The study that its paths are relative to
+    #[arg(long)]
+    pub study: PathBuf,
+    /// The cell's folder, with its recipe
+    #[arg(long)]
+    pub folder: PathBuf,
+    /// Measure how long its model loads and runs
+    #[arg(long)]
+    pub time: bool,
     #[command(flatten)]
     pub plugins: PluginArgs,
     #[command(flatten)]

@@ -24,9 +24,9 @@ use crate::args::{
     Args, Command, DecompressArgs, GeneralArgs, MaskArgs, MaskCommand, OpenArgs, PluginArgs, PluginCommand, RunArgs,
 };
 use crate::bar::Bar;
-use crate::{builtin, emit};
+use crate::{builtin, compare, emit};
 
-static CANCELLED: AtomicBool = AtomicBool::new(false);
+pub(crate) static CANCELLED: AtomicBool = AtomicBool::new(false);
 
 /// What methods and programs are told and may say.
 struct Ears;
@@ -52,6 +52,8 @@ pub fn dispatch(args: Args) -> Result<()> {
             evaluate(&recipe, model.as_deref(), &open, &general)
         }
         Some(Command::Decompress(args)) => decompress(&args),
+        Some(Command::Compare(args)) => compare::compare(&args),
+        Some(Command::Cell(args)) => compare::cell::cell(&args),
         Some(Command::Mask { operation }) => masks(operation),
         Some(Command::Methods { name, json, plugins }) => methods(name.as_deref(), json, &plugins),
         Some(Command::Plugin { operation: PluginCommand::New { name } }) => {
@@ -225,7 +227,7 @@ pub fn unknown_word(path: &Path) -> Option<Error> {
 }
 
 /// The built-in methods, those of the recipe, and those of the command line.
-fn registry_for(recipe: Option<&Recipe>, plugins: &PluginArgs) -> Result<Registry> {
+pub(crate) fn registry_for(recipe: Option<&Recipe>, plugins: &PluginArgs) -> Result<Registry> {
     let mut registry = builtin::registry(Arc::new(Ears))?;
     if let Some(recipe) = recipe {
         for library in &recipe.plugins.libraries {
@@ -245,12 +247,12 @@ fn registry_for(recipe: Option<&Recipe>, plugins: &PluginArgs) -> Result<Registr
     Ok(registry)
 }
 
-fn open_options(args: &OpenArgs) -> OpenOptions {
+pub(crate) fn open_options(args: &OpenArgs) -> OpenOptions {
     OpenOptions { follow_links: args.follow_links, max_expand: args.max_expand }
 }
 
 /// Threads, and Ctrl-C: the first asks the run to stop, the second ends it at once.
-fn prepare(general: &GeneralArgs) -> Result<()> {
+pub(crate) fn prepare(general: &GeneralArgs) -> Result<()> {
     let threads = general.threads.map_or(0, usize::from);
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -264,6 +266,6 @@ fn prepare(general: &GeneralArgs) -> Result<()> {
     .map_err(|e| Error::failed(format!("cannot handle Ctrl-C: {e}")))
 }
 
-fn progress(general: &GeneralArgs) -> Box<dyn Progress> {
+pub(crate) fn progress(general: &GeneralArgs) -> Box<dyn Progress> {
     if general.quiet || !std::io::stderr().is_terminal() { Box::new(Silent) } else { Box::new(Bar::default()) }
 }

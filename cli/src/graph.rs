@@ -22,7 +22,7 @@ use compress_engine::train::{Epoch, Masks, Trainer};
 pub struct Graphs;
 
 /// Opens the recipe's model and data for running; everything that can be refused is refused here.
-fn open<'m>(model: &'m Model, recipe: &Recipe) -> Result<run::Engine<'m>> {
+pub fn open<'m>(model: &'m Model, recipe: &Recipe) -> Result<run::Engine<'m>> {
     let [source] = model.sources() else {
         return Err(Error::usage(
             "a model of several files cannot be run: how they feed each other is not in the files; evaluate or train it \

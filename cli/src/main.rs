@@ -11,6 +11,7 @@ mod args;
 mod bar;
 mod builtin;
 mod commands;
+mod compare;
 mod graph;
 
 fn main() -> ExitCode {

@@ -15,7 +15,7 @@ fn allowed(name: &str, folder: &str) -> Option<&'static [&'static str]> {
         "compress-sdk" => &[],
         "compress-testkit" => &["compress-sdk"],
         "compress-core" => &["compress-sdk"],
-        "compress-safetensors" | "compress-onnx" => &["compress-core"],
+        "compress-safetensors" | "compress-onnx" | "compress-page" => &["compress-core"],
         "compress-engine" => &["compress-core", "compress-sdk", "compress-onnx"],
         "compress-cli" => return None,
         _ if folder.starts_with("plugins/") => &["compress-sdk"],

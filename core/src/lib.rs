@@ -4,7 +4,9 @@
 //! the traits of [`format`].
 
 pub mod amount;
+pub mod bleu;
 pub mod class;
+pub mod compare;
 pub mod convert;
 pub mod decompress;
 pub mod drive;

@@ -12,7 +12,7 @@ pub use stage::{
     Amounts, EncodeLayout, EncodeStage, EncodeValues, Evaluate, Initialise, MeasureStage, MethodStage, Metric, Pattern,
     Scheme, Stage, StageKind,
 };
-pub use study::Study;
+pub use study::{Cell, Study};
 pub use training::{Command, Decay, Dropout, OnViolation, Optimizer, Retrain, Schedule, ScheduleShape, Training};
 
 use crate::error::{Error, Result};

@@ -3,47 +3,34 @@
 
 use std::collections::HashMap;
 
+use compress_core::bleu::Counts;
 use compress_core::recipe::Tokenize;
 
 /// BLEU in percent of hypotheses against one reference each.
 pub fn corpus_bleu(hypotheses: &[String], references: &[String], tokenize: Tokenize) -> f64 {
-    let (mut correct, mut total) = ([0u64; 4], [0u64; 4]);
-    let (mut hyp_len, mut ref_len) = (0u64, 0u64);
-    for (h, r) in hypotheses.iter().zip(references) {
-        let (h, r) = (cut(h, tokenize), cut(r, tokenize));
-        let (h, r): (Vec<&str>, Vec<&str>) = (h.split_whitespace().collect(), r.split_whitespace().collect());
-        hyp_len += h.len() as u64;
-        ref_len += r.len() as u64;
-        for n in 1..=4 {
-            let mut expected: HashMap<&[&str], u64> = HashMap::new();
-            for gram in r.windows(n) {
-                *expected.entry(gram).or_default() += 1;
-            }
-            for gram in h.windows(n) {
-                total[n - 1] += 1;
-                if let Some(left) = expected.get_mut(gram).filter(|left| **left > 0) {
-                    *left -= 1;
-                    correct[n - 1] += 1;
-                }
+    let all: Vec<Counts> = hypotheses.iter().zip(references).map(|(h, r)| counts(h, r, tokenize)).collect();
+    Counts::sum(&all).score()
+}
+
+/// The n-grams of a sentence and those that its reference has too.
+pub fn counts(hypothesis: &str, reference: &str, tokenize: Tokenize) -> Counts {
+    let (h, r) = (cut(hypothesis, tokenize), cut(reference, tokenize));
+    let (h, r): (Vec<&str>, Vec<&str>) = (h.split_whitespace().collect(), r.split_whitespace().collect());
+    let mut counts = Counts { hypothesis: h.len() as u64, reference: r.len() as u64, ..Counts::default() };
+    for n in 1..=4 {
+        let mut expected: HashMap<&[&str], u64> = HashMap::new();
+        for gram in r.windows(n) {
+            *expected.entry(gram).or_default() += 1;
+        }
+        for gram in h.windows(n) {
+            counts.total[n - 1] += 1;
+            if let Some(left) = expected.get_mut(gram).filter(|left| **left > 0) {
+                *left -= 1;
+                counts.correct[n - 1] += 1;
             }
         }
     }
-    if correct.iter().all(|c| *c == 0) || total.contains(&0) {
-        return 0.0;
-    }
-    let mut smooth = 1.0;
-    let mut logs = 0.0;
-    for (c, t) in correct.iter().zip(total) {
-        let precision = if *c == 0 {
-            smooth *= 2.0;
-            1.0 / (smooth * t as f64)
-        } else {
-            *c as f64 / t as f64
-        };
-        logs += precision.ln();
-    }
-    let brevity = if hyp_len < ref_len { (1.0 - ref_len as f64 / hyp_len as f64).exp() } else { 1.0 };
-    100.0 * brevity * (logs / 4.0).exp()
+    counts
 }
 
 fn cut(line: &str, tokenize: Tokenize) -> String {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use compress_core::bleu::Counts;
 use compress_core::class::Role;
 use compress_core::convert::to_f32;
 use compress_core::error::did_you_mean;
@@ -14,7 +15,7 @@ use compress_core::{Error, Result};
 use compress_onnx::OnnxSource;
 use rayon::prelude::*;
 
-use crate::bleu::corpus_bleu;
+use crate::bleu::counts;
 use crate::data::{Column, Examples};
 use crate::graph::Graph;
 use crate::import::{import, weight_values};
@@ -335,6 +336,11 @@ impl<'s> Engine<'s> {
 
     /// BLEU of the translations of a split.
     fn bleu(&self, weights: &dyn Weights, split: Split, watch: Watch) -> Result<f64> {
+        Ok(Counts::sum(&self.bleu_counts(weights, split, watch)?).score())
+    }
+
+    /// What BLEU is made of, a sentence an example: for intervals, which need the sentences one by one.
+    pub fn bleu_counts(&self, weights: &dyn Weights, split: Split, watch: Watch) -> Result<Vec<Counts>> {
         let path = self.references(split)?;
         let references = lines(path)?;
         let hypotheses = self.translations(weights, split, watch)?;
@@ -347,11 +353,22 @@ impl<'s> Engine<'s> {
             )));
         }
         let tokenize = self.data.bleu.as_ref().map_or(Tokenize::None, |b| b.tokenize);
-        Ok(corpus_bleu(&hypotheses, &references, tokenize))
+        Ok(hypotheses.iter().zip(&references).map(|(h, r)| counts(h, r, tokenize)).collect())
     }
 
     /// The translations of a split, a sentence an example, in the file's order.
     pub fn translations(&self, weights: &dyn Weights, split: Split, watch: Watch) -> Result<Vec<String>> {
+        self.translations_of(weights, split, None, watch)
+    }
+
+    /// The translations of about `most` examples, in whole batches; the others are empty.
+    pub(crate) fn translations_of(
+        &self,
+        weights: &dyn Weights,
+        split: Split,
+        most: Option<usize>,
+        watch: Watch,
+    ) -> Result<Vec<String>> {
         let (Some(bleu), Some(translator)) = (&self.data.bleu, &self.translator) else {
             return Err(Error::usage("translating needs the table [data.bleu]"));
         };
@@ -364,7 +381,10 @@ impl<'s> Engine<'s> {
         let params = self.read(translator.program(), weights)?;
         let base = translator.program().base(&params, None)?;
         watch.progress.begin("translate", examples.count() as u64, Unit::Count);
-        let batches = examples.batches_by_length(self.batch(BATCH))?;
+        let mut batches = examples.batches_by_length(self.batch(BATCH))?;
+        if let Some(most) = most {
+            batches.truncate(most.div_ceil(self.batch(BATCH)));
+        }
         let parts: Vec<Result<Vec<(usize, String)>>> = batches
             .into_par_iter()
             .map(|rows| {

@@ -13,6 +13,7 @@ pub mod loss;
 pub mod measure;
 pub mod ops;
 pub mod optimise;
+pub mod probe;
 pub mod program;
 pub mod real;
 pub mod rewrite;

@@ -197,7 +197,7 @@ fn write_entry(out: &mut String, entry: &Entry) {
     out.push_str(&format!("{} = {}\n", key(&entry.key), inline(&entry.node)));
 }
 
-fn inline(node: &Node) -> String {
+pub(super) fn inline(node: &Node) -> String {
     match &node.value {
         Value::Text(text) => quoted(text),
         Value::Integer(n) => n.to_string(),

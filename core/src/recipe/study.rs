@@ -68,6 +68,8 @@ pub struct Cell {
     /// What to run; its text is canonical, so that equal cells have equal texts. It has no output: that is the cell's
     /// own folder.
     pub recipe: Recipe,
+    /// The same as a tree, to derive controls from.
+    entries: Vec<Entry>,
 }
 
 impl Cell {
@@ -165,21 +167,28 @@ impl Study {
     fn cell(&self, candidate: &Candidate, chosen: &[(usize, usize)], seed: u64) -> Result<Cell> {
         let values: Vec<(&str, &Node)> =
             chosen.iter().map(|(i, value)| (self.sweep[*i].0.as_str(), &self.values[*i][*value])).collect();
-        let mut entries = self.base.clone();
-        let line = candidate.line;
-        let seed_node = Node { line, value: Value::Integer(i128::from(seed)) };
-        entries.push(Entry { key: "seed".into(), line, node: seed_node });
-        entries.push(Entry { node: substitute(&candidate.stage.node, &values), ..candidate.stage.clone() });
+        let stage = Entry { node: substitute(&candidate.stage.node, &values), ..candidate.stage.clone() };
         let place = Place { path: &self.path, name: format!("candidate \"{}\"", candidate.name) };
-        Ok(Cell {
-            candidate: candidate.name.clone(),
-            sweep: chosen
-                .iter()
-                .map(|(i, value)| (self.sweep[*i].0.clone(), self.sweep[*i].1[*value].clone()))
-                .collect(),
-            seed,
-            recipe: read::recipe(&entries, &node::write(&entries), place)?,
-        })
+        let sweep = chosen.iter().map(|(i, v)| (self.sweep[*i].0.clone(), self.sweep[*i].1[*v].clone())).collect();
+        self.make(&candidate.name, sweep, seed, Some(stage), place)
+    }
+
+    /// A cell of these stages.
+    fn make(
+        &self,
+        candidate: &str,
+        sweep: Vec<(String, toml::Value)>,
+        seed: u64,
+        stage: Option<Entry>,
+        place: Place<'_>,
+    ) -> Result<Cell> {
+        let line = stage.as_ref().map_or(1, |s| s.line);
+        let mut entries = self.base.clone();
+        let node = Node { line, value: Value::Integer(i128::from(seed)) };
+        entries.push(Entry { key: "seed".into(), line, node });
+        entries.extend(stage);
+        let recipe = read::recipe(&entries, &node::write(&entries), place)?;
+        Ok(Cell { candidate: candidate.into(), sweep, seed, recipe, entries })
     }
 }
 
@@ -333,6 +342,8 @@ fn evaluates_by_command(node: &Node) -> bool {
         _ => false,
     }
 }
+
+mod controls;
 
 #[cfg(test)]
 mod tests;

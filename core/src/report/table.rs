@@ -17,6 +17,11 @@ impl Table {
         Table { rows: vec![headings.map(str::to_string).to_vec()], left: vec![0], indent: 0 }
     }
 
+    /// A table with as many headings as there are.
+    pub fn of(headings: Vec<String>) -> Table {
+        Table { rows: vec![headings], left: vec![0], indent: 0 }
+    }
+
     /// Left-aligns one more column.
     #[must_use]
     pub fn left(mut self, column: usize) -> Table {

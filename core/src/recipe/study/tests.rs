@@ -205,3 +205,81 @@ fn a_study_of_too_many_cells_is_refused() {
     let error = study(&text).unwrap().cells(|_| false).unwrap_err().to_string();
     assert_eq!(error, "s/study.toml:3: candidate \"a\": the study has more than 100000 cells: sweep less");
 }
+
+/// The stages of a control's text, a line each.
+fn stages(cell: &Cell) -> Vec<String> {
+    cell.stages_text().lines().map(str::to_string).collect()
+}
+
+const TRAINED: &str = r#"
+output = "o"
+model = "m"
+[[candidate]]
+name = "gradual"
+[[candidate.stage]]
+measure = ["gram"]
+[[candidate.stage]]
+method = "x"
+scheme = "class-uniform"
+amount = "{amount}"
+options = { k = "{k}" }
+seed = 4
+schedule = { steps = 2, shape = "cubic", recover = 3 }
+retrain = { epochs = 1, rate = 0.01, decay = 0.5 }
+[[candidate.stage]]
+retrain = { epochs = 5 }
+[[candidate.stage]]
+encode = "auto"
+[[candidate.stage]]
+evaluate = { command = ["score", "{model}"] }
+[sweep]
+amount = ["10%", "20%"]
+k = ["a", "b"]
+"#;
+
+#[test]
+fn dense_retrained_trains_as_the_run_does() {
+    let study = study(TRAINED).unwrap();
+    let cells = study.cells(|_| true).unwrap();
+    let control = study.dense_retrained("dense retrained", &cells[0]).unwrap().unwrap();
+    // Steady while it prunes, falling while it recovers: as core's driver trains a schedule.
+    let step = "{ retrain = { epochs = 1, rate = 0.01 }, seed = 4 }";
+    let expected = [
+        step,
+        step,
+        "{ retrain = { epochs = 3, rate = 0.01, decay = 0.5 }, seed = 4 }",
+        "{ retrain = { epochs = 5 } }",
+        "{ evaluate = { command = [\"score\", \"{model}\"] } }",
+    ];
+    assert_eq!(stages(&control), expected);
+    assert_eq!((control.candidate.as_str(), control.sweep.len()), ("dense retrained", 0));
+    let dense = study.dense("dense").unwrap();
+    assert_eq!(stages(&dense), expected[4..]);
+    assert!(study.dense_retrained("d", &dense).unwrap().is_none(), "nothing trains");
+    let int8 = study.encoded("int8 only", &[("encode", "dense"), ("values", "int8")]).unwrap();
+    assert_eq!(stages(&int8), ["{ encode = \"dense\", values = \"int8\" }", expected[4]]);
+}
+
+#[test]
+fn random_differs_in_the_method_alone() {
+    let study = study(TRAINED).unwrap();
+    let cells = study.cells(|_| true).unwrap();
+    let random: Vec<_> = cells.iter().map(|c| study.random("random", "random", c).unwrap().unwrap()).collect();
+    assert_eq!(
+        stages(&random[0])[0],
+        "{ method = \"random\", amount = \"10%\", seed = 4, schedule = { steps = 2, shape = \"cubic\", recover = 3 }, \
+         retrain = { epochs = 1, rate = 0.01, decay = 0.5 } }"
+    );
+    assert_eq!(stages(&random[0]).len(), 4, "what was measured for the method is not measured for chance");
+    let swept: Vec<String> = random.iter().map(|c| serde_json::Value::Object(c.sweep_json()).to_string()).collect();
+    // The method's option is swept away with the method: a and b are one control.
+    assert_eq!(swept, [r#"{"amount":"10%"}"#, r#"{"amount":"10%"}"#, r#"{"amount":"20%"}"#, r#"{"amount":"20%"}"#]);
+    assert_eq!(random[0].recipe.text, random[1].recipe.text);
+    assert_ne!(random[1].recipe.text, random[2].recipe.text);
+    let rank = TRAINED
+        .replace("schedule = { steps = 2, shape = \"cubic\", recover = 3 }\n", "")
+        .replace("amount = \"{amount}\"\n", "")
+        .replace("amount = [\"10%\", \"20%\"]", "");
+    let cells = self::study(&rank).unwrap().cells(|_| true).unwrap();
+    assert!(self::study(&rank).unwrap().random("random", "random", &cells[0]).unwrap().is_none(), "no amount, no control");
+}
