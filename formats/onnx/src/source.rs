@@ -144,6 +144,16 @@ impl Source for OnnxSource {
         }
     }
 
+    fn multiplies(&self, id: TensorId) -> Option<bool> {
+        match &self.tensor(id)?.place {
+            Place::Packed(packed) => {
+                let factored = packed.outline.terms.iter().any(|t| t.layout == PackedLayout::Factored);
+                factored.then_some(!packed.uses.is_empty())
+            }
+            _ => None,
+        }
+    }
+
     fn warnings(&self) -> &[String] {
         &self.warnings
     }
