@@ -22,8 +22,8 @@ use crate::prune::{PartCount, Pruned, Pruning};
 use crate::recipe::{MethodStage, Retrain, Stage, Training};
 use crate::registry::{Instance, Origin, Registered};
 use crate::report::{
-    self, Achieved, ClassReport, CompressReport, ModelReport, OutputReport, Report, StageClass, StageReport, Untouched,
-    asked,
+    self, Achieved, ClassReport, CompressReport, FactoredTensor, ModelReport, OutputReport, Report, StageClass,
+    StageReport, Untouched, asked,
 };
 use crate::state::State;
 use crate::tensor::TensorId;
@@ -493,6 +493,7 @@ impl<'p> Run<'p> {
             sha256: None,
             bytes: Some(written.bytes()),
             predicted_bytes: self.predicted,
+            factored: written.factored.iter().map(|(tensor, faster)| FactoredTensor::new(tensor, *faster)).collect(),
         };
         if self.options.report.is_some() {
             let named = files.iter().map(|f| (f.name.as_str(), f.path.as_path()));

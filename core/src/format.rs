@@ -69,6 +69,12 @@ pub trait Source: Send + Sync {
     fn folded(&self, id: TensorId) -> bool {
         self.packed(id).is_some()
     }
+    /// Whether the model multiplies with the factors of a packed tensor, which is faster; `false` where it puts the tensor
+    /// together first, `None` where the tensor is not factored or the format has no graph.
+    fn multiplies(&self, id: TensorId) -> Option<bool> {
+        let _ = id;
+        None
+    }
     /// Warnings met on opening, for the reader of the report.
     fn warnings(&self) -> &[String] {
         &[]

@@ -91,6 +91,26 @@ pub struct OutputReport {
     /// Bytes that the plan predicted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predicted_bytes: Option<u64>,
+    /// Tensors that are stored as factors in a model with a graph.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub factored: Vec<FactoredTensor>,
+}
+
+/// A tensor that is stored as factors.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct FactoredTensor {
+    /// Its name.
+    pub tensor: String,
+    /// `"faster"` where the graph multiplies with the factors as they are, `"smaller only"` where the tensor is put together
+    /// at load.
+    pub runs: &'static str,
+}
+
+impl FactoredTensor {
+    /// Of a tensor, and whether the graph multiplies with its factors.
+    pub fn new(tensor: &str, multiplies: bool) -> FactoredTensor {
+        FactoredTensor { tensor: tensor.into(), runs: if multiplies { "faster" } else { "smaller only" } }
+    }
 }
 
 /// A class after the last stage.

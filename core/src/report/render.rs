@@ -70,6 +70,16 @@ fn output(out: &mut String, report: &Report) {
         }
     }
     line(out, text);
+    for (runs, meaning) in [
+        ("faster", "multiplied with as factors, which is faster"),
+        ("smaller only", "put together at load: smaller, no faster"),
+    ] {
+        let tensors = output.factored.iter().filter(|f| f.runs == runs).map(|f| f.tensor.as_str());
+        let tensors: Vec<&str> = tensors.collect();
+        if !tensors.is_empty() {
+            line(out, format!("{meaning}: {}", tensors.join(", ")));
+        }
+    }
 }
 
 /// `stage 1 magnitude, class-blind 80%: pruned 80 of 100 weights (80.00 %), 72 newly; 0.5 s`.
