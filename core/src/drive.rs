@@ -241,7 +241,7 @@ impl<'p> Run<'p> {
     }
 
     fn prune(&mut self, work: &PruneWork<'p>, seed: u64, portion: f64) -> Result<StageReport> {
-        if self.is_unmeasured(work.method, &work.evidence) {
+        if self.is_unmeasured(work) {
             return Ok(encoding::unmeasured());
         }
         if work.stage.residual {
@@ -286,7 +286,7 @@ impl<'p> Run<'p> {
     ) -> Result<Pruning<'a>> {
         let card = work.method.card();
         let instance = Several::create(work.method, &work.options, seed)?;
-        let evidence = self.evidence_for(work.method, &work.evidence, parts)?;
+        let evidence = self.evidence_for(work.method, &work.options, &work.evidence, parts)?;
         Ok(Pruning {
             weights,
             map: &self.plan.map,
@@ -316,15 +316,16 @@ impl<'p> Run<'p> {
     fn evidence_for(
         &self,
         method: &Registered,
+        options: &Options,
         planned: &Option<Arc<EvidenceFile>>,
         parts: &[usize],
     ) -> Result<Option<(Arc<EvidenceFile>, Vec<EvidenceKind>)>> {
         let kinds: Vec<EvidenceKind> = method.card().evidence.iter().map(|(kind, _)| *kind).collect();
         let file = match (planned, &self.plan.recipe.evidence) {
             (Some(file), _) => file.clone(),
-            (None, Some(path)) if !kinds.is_empty() => {
+            (None, Some(path)) if !kinds.is_empty() && path.exists() => {
                 let file = EvidenceFile::open(path, self.plan.model.tensors())?;
-                self.plan.check_evidence(method, &file, parts)?;
+                self.plan.check_evidence(method, options, &file, parts)?;
                 Arc::new(file)
             }
             _ => return Ok(None),
@@ -333,9 +334,13 @@ impl<'p> Run<'p> {
     }
 
     /// Whether a dry run lacks evidence that an earlier stage would measure.
-    fn is_unmeasured(&self, method: &Registered, planned: &Option<Arc<EvidenceFile>>) -> bool {
+    fn is_unmeasured(&self, work: &PruneWork<'_>) -> bool {
+        self.lacks_evidence(work.stage, work.method, &work.evidence)
+    }
+
+    fn lacks_evidence(&self, stage: &MethodStage, method: &Registered, planned: &Option<Arc<EvidenceFile>>) -> bool {
         let reads = !method.card().evidence.is_empty();
-        self.options.dry_run && reads && planned.is_none() && self.plan.recipe.evidence.is_some()
+        self.options.dry_run && reads && planned.is_none() && self.plan.is_measured_before(stage)
     }
 
     fn stage_report(&self, stage: &MethodStage, done: &Pruned, left: &[(TensorId, String)]) -> StageReport {

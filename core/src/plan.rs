@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use compress_sdk::{EvidenceKind, Options, card::Need};
+use compress_sdk::{EvidenceKind, Options};
 
 use crate::amount::Amount;
 use crate::class::resolve::ClassMap;
@@ -261,7 +261,7 @@ impl<'a> Plan<'a> {
         let parts = self.map.select(&stage.classes)?;
         self.check_amount(stage, &parts)?;
         self.refuse_packed_sums(&parts, stage.residual)?;
-        let evidence = self.evidence(method, &parts)?;
+        let evidence = self.evidence(method, &options, &parts)?;
         Ok(Work::Prune(PruneWork { stage, method, options, evidence, parts }))
     }
 
@@ -282,64 +282,83 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn evidence(&self, method: &Registered, parts: &[usize]) -> Result<Option<Arc<EvidenceFile>>> {
+    fn evidence(&self, method: &Registered, options: &Options, parts: &[usize]) -> Result<Option<Arc<EvidenceFile>>> {
         let card = method.card();
         if card.evidence.is_empty() {
             return Ok(None);
         }
         let Some(path) = &self.recipe.evidence else {
-            return match card.evidence.iter().find(|(_, need)| *need == Need::Required) {
-                Some((kind, _)) => Err(Error::usage(format!(
-                    "\"{}\" needs evidence \"{}\": name a file by \"evidence\" that has it",
+            return match card.lacks(options, |_| false) {
+                Some(kinds) => Err(Error::usage(format!(
+                    "\"{}\" needs evidence {kinds}: name a file by \"evidence\" that has it, or that a stage before it \
+                     writes ({})",
                     card.name,
-                    kind.name()
+                    measure_hint(&kinds)
                 ))),
                 None => Ok(None),
             };
         };
-        let required = || card.evidence.iter().filter(|(_, need)| *need == Need::Required);
         let measured = self.stages.iter().rev().find_map(|s| match &s.stage.kind {
-            StageKind::Measure(measure) => Some((s.stage, measure)),
+            StageKind::Measure(measure) => Some((s.stage, &measure.kinds)),
             _ => None,
         });
-        if let Some((at, measure)) = measured {
-            return match required().find(|(kind, _)| !measure.kinds.contains(kind)) {
-                Some((kind, _)) => Err(Error::usage(format!(
-                    "\"{}\" needs evidence \"{}\", which {at} does not measure; add it there",
+        if let Some((at, measured)) = measured {
+            return match card.lacks(options, |kind| measured.contains(&kind)) {
+                Some(kinds) => Err(Error::usage(format!(
+                    "\"{}\" needs evidence {kinds}, which {at} does not measure ({})",
                     card.name,
-                    kind.name()
+                    measure_hint(&kinds)
                 ))),
                 None => Ok(None),
             };
         }
+        // What it can do without may be measured by a later stage.
+        if !path.exists() && card.lacks(options, |_| false).is_none() {
+            return Ok(None);
+        }
         let file = EvidenceFile::open(path, self.model.tensors())?;
-        self.check_evidence(method, &file, parts)?;
+        self.check_evidence(method, options, &file, parts)?;
         Ok(Some(Arc::new(file)))
     }
 
     /// Whether a file has the evidence that a method must have for these parts, in their shapes.
-    pub fn check_evidence(&self, method: &Registered, file: &EvidenceFile, parts: &[usize]) -> Result<()> {
+    pub fn check_evidence(
+        &self,
+        method: &Registered,
+        options: &Options,
+        file: &EvidenceFile,
+        parts: &[usize],
+    ) -> Result<()> {
         let card = method.card();
-        for (kind, need) in &card.evidence {
-            if *kind == EvidenceKind::Gram {
-                let places = crate::population::places(&self.model, &self.map, parts);
-                file.check_grams(places.iter().map(|p| (p, self.model.tensors()[p.tensor].elements)))?;
-            }
-            for part in parts.iter().filter(|_| *need == Need::Required) {
-                let name = &self.model.tensors()[self.map.parts[*part].tensor].name;
-                if !file.has(name, *kind) {
-                    return Err(Error::usage(format!(
-                        "\"{}\" needs evidence \"{}\" for \"{name}\", which \"{}\" does not have; measure it, or leave \
-                         the tensor out by \"classes\"",
-                        card.name,
-                        kind.name(),
-                        file.path().display()
-                    )));
-                }
+        if card.evidence.iter().any(|(kind, _)| *kind == EvidenceKind::Gram) {
+            let places = crate::population::places(&self.model, &self.map, parts);
+            file.check_grams(places.iter().map(|p| (p, self.model.tensors()[p.tensor].elements)))?;
+        }
+        for part in parts {
+            let name = &self.model.tensors()[self.map.parts[*part].tensor].name;
+            if let Some(kinds) = card.lacks(options, |kind| file.has(name, kind)) {
+                return Err(Error::usage(format!(
+                    "\"{}\" needs evidence {kinds} for \"{name}\", which \"{}\" does not have; measure it ({}), or leave \
+                     the tensor out by \"classes\"",
+                    card.name,
+                    file.path().display(),
+                    measure_hint(&kinds)
+                )));
             }
         }
         Ok(())
     }
+
+    /// Whether a stage before this one measures evidence.
+    pub fn is_measured_before(&self, stage: &MethodStage) -> bool {
+        let this = |s: &&Planned<'_>| matches!(&s.stage.kind, StageKind::Method(m) if std::ptr::eq(m, stage));
+        self.stages.iter().take_while(|s| !this(s)).any(|s| matches!(s.stage.kind, StageKind::Measure(_)))
+    }
+}
+
+/// The stage that measures the kinds that [`crate::registry::MethodCard::lacks`] names.
+fn measure_hint(kinds: &str) -> String {
+    format!("a stage with measure = [{}]", kinds.replace(" or ", ", "))
 }
 
 fn sizes(amounts: &Amounts) -> bool {
