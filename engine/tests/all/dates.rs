@@ -13,6 +13,7 @@ use compress_core::tensor::Dtype;
 use compress_core::{Error, Result};
 use compress_engine::engine::{AsStored, Engine, Split};
 use compress_engine::measure::MeasureOptions;
+use compress_engine::state::carry_on;
 use compress_engine::train::{AllKept, Form, Masks, Trainer};
 use compress_onnx::Onnx;
 use compress_sdk::EvidenceKind;
@@ -168,6 +169,33 @@ fn an_interrupted_retraining_goes_on_to_the_same_bits() {
     assert_eq!(whole.epochs, resumed.epochs);
     let other = engine.retrain(&AsStored, &Thirds, &training(3), 7, Some((&state, "other")), true, Watch::silent());
     assert!(other.err().unwrap().to_string().contains("belongs to another run"));
+}
+
+/// A step of a schedule goes on with the optimiser of the step before: a first step of a cold one would go as far in every
+/// direction, whatever the gradient.
+#[test]
+fn a_training_goes_on_with_the_moments_of_the_one_before() {
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("first.safetensors");
+    let spec = Training { warmup: 0, dropout: Dropout::None, ..training(1) };
+    let first = engine.retrain(&AsStored, &Thirds, &spec, 7, Some((&path, "key")), false, Watch::silent()).unwrap();
+    let run = |warm: bool, steps: usize| {
+        let mut trainer = Trainer::new(&engine, &first.weights, &spec, 7).unwrap();
+        if warm {
+            assert!(carry_on(&mut trainer, &path).unwrap());
+        }
+        trainer.set_masks(&Thirds).unwrap();
+        trainer.part(0, 2000 / 64 / steps, Watch::silent()).unwrap();
+        let moved = trainer
+            .weights()
+            .into_iter()
+            .map(|(name, w)| w.iter().zip(&first.weights[&name]).map(|(a, b)| f64::from((a - b).powi(2))).sum::<f64>());
+        moved.sum::<f64>().sqrt()
+    };
+    let (warm, cold) = (run(true, 1), run(false, 1));
+    assert!(warm > 0.0 && warm < 0.8 * cold, "{warm} {cold}");
 }
 
 /// A rate that spoils the model: patience ends it, and the best epoch is what comes out.
