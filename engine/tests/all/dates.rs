@@ -419,26 +419,22 @@ fn tensor(file: &StFile, name: &str) -> Vec<f64> {
     bytes.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
 }
 
-/// examples/pytorch/dates_evidence.py writes the same evidence by PyTorch; the file is `COMPRESS_TORCH_EVIDENCE`.
+/// examples/pytorch/dates_evidence.py writes the same evidence by PyTorch: what of it is compared lies in tests/fixtures;
+/// `COMPRESS_TORCH_EVIDENCE` names another file.
 #[test]
 fn evidence_agrees_with_pytorch() {
-    let path = std::env::var_os("COMPRESS_TORCH_EVIDENCE");
-    let path = path.map_or_else(|| "/tmp/dates-evidence.safetensors".into(), PathBuf::from);
-    if !path.exists() {
-        eprintln!("skipped: no file {}", path.display());
-        return;
-    }
+    let path = std::env::var_os("COMPRESS_TORCH_EVIDENCE").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dates-evidence.safetensors"),
+        PathBuf::from,
+    );
     let torch = StFile::open(&path).unwrap();
     let source = source();
     let engine = Engine::open(&*source, &data(1)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("ours.safetensors");
-    let measure = |kinds: &[EvidenceKind], seed| {
-        let options = MeasureOptions { examples: 40, batch: 1, seed };
-        engine.measure(&AsStored, kinds, options, &out, Watch::silent()).unwrap();
-        StFile::open(&out).unwrap()
-    };
-    let ours = measure(&[EvidenceKind::Gram, EvidenceKind::FisherDiag], 1);
+    let options = MeasureOptions { examples: 40, batch: 1, seed: 1 };
+    engine.measure(&AsStored, &[EvidenceKind::Gram, EvidenceKind::FisherDiag], options, &out, Watch::silent()).unwrap();
+    let ours = StFile::open(&out).unwrap();
     let distance = |a: &[f64], b: &[f64]| {
         let (d, n) = a.iter().zip(b).fold((0.0, 0.0), |(d, n), (a, b)| (d + (a - b) * (a - b), n + b * b));
         (d / n).sqrt()
@@ -454,8 +450,4 @@ fn evidence_agrees_with_pytorch() {
         let nearest = grams.map(|e| distance(&tensor(&ours, &e.name), &expected)).fold(f64::MAX, f64::min);
         assert!(nearest < 1e-4, "{name} {nearest}");
     }
-    // drawn labels differ, so only the expectation can agree: the mean over seeds of the diagonal's sum
-    let sum = |f: &StFile| tensor(f, "softmax.bias.hessian_diag").iter().sum::<f64>();
-    let mean = (0..20).map(|seed| sum(&measure(&[EvidenceKind::HessianDiag], seed))).sum::<f64>() / 20.0;
-    eprintln!("sum of softmax.bias.hessian_diag: {mean:.3e}, one draw by PyTorch {:.3e}", sum(&torch));
 }
