@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use clap::CommandFactory;
 use compress_core::class::resolve::ClassMap;
 use compress_core::drive::{self, RunOptions};
 use compress_core::error::{Error, Result, did_you_mean};
@@ -190,15 +191,18 @@ fn pretty(value: &serde_json::Value) -> String {
 
 /// Reads the recipe; a word that is no file may be a mistyped command.
 fn load(path: &Path) -> Result<Recipe> {
-    if !path.exists() && path.extension().is_none() {
-        let commands = ["run", "check", "inspect", "evaluate", "compare", "decompress", "mask", "methods", "plugin"];
-        let word = path.display().to_string();
-        let hint = did_you_mean(&word, commands);
-        return Err(Error::usage(format!(
-            "\"{word}\" is neither a command nor a recipe that exists{hint}; see compress --help"
-        )));
+    unknown_word(path).map_or_else(|| Recipe::load(path), Err)
+}
+
+/// The error for a word that is neither a command nor could be a recipe.
+pub fn unknown_word(path: &Path) -> Option<Error> {
+    let commands: Vec<String> = Args::command().get_subcommands().map(|c| c.get_name().to_string()).collect();
+    let word = path.display().to_string();
+    if path.exists() || path.extension().is_some() || commands.contains(&word) {
+        return None;
     }
-    Recipe::load(path)
+    let hint = did_you_mean(&word, commands.iter().map(String::as_str));
+    Some(Error::usage(format!("\"{word}\" is neither a command nor a recipe that exists{hint}; see compress --help")))
 }
 
 /// The built-in methods, those of the recipe, and those of the command line.

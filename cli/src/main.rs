@@ -33,7 +33,16 @@ fn main() -> ExitCode {
 
 /// Help and version are results; everything else that clap says is a mistake in the command line.
 fn usage(e: &clap::Error) -> ExitCode {
-    let _ = e.print();
+    // `compress inspct model.onnx`: clap takes the first word for a recipe and complains of the second.
+    let first = std::env::args().nth(1).filter(|word| !word.starts_with('-'));
+    match first.and_then(|word| commands::unknown_word(std::path::Path::new(&word))) {
+        Some(error) if e.kind() != ErrorKind::DisplayHelp => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+        }
+        _ => {
+            let _ = e.print();
+        }
+    }
     match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
         _ => ExitCode::from(2),

@@ -36,12 +36,14 @@ impl Error {
         Error::Failed(format!("cannot {action} \"{}\": {}", path.display(), reason(source)))
     }
 
-    /// Puts the place before the sentence: `<place>: <sentence>`.
+    /// Puts the place before the sentence: `<place>: <sentence>`. A place that stands there already is not said twice.
     #[must_use]
     pub fn at(self, place: impl std::fmt::Display) -> Error {
+        let place = format!("{place}: ");
+        let placed = |text: String| if text.starts_with(&place) { text } else { place.clone() + &text };
         match self {
-            Error::Usage(text) => Error::Usage(format!("{place}: {text}")),
-            Error::Failed(text) => Error::Failed(format!("{place}: {text}")),
+            Error::Usage(text) => Error::Usage(placed(text)),
+            Error::Failed(text) => Error::Failed(placed(text)),
             Error::Interrupted => Error::Interrupted,
         }
     }
@@ -80,4 +82,15 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
         .filter(|(d, c)| *d <= (c.chars().count().max(word.chars().count()) / 2).max(1))
         .map(|(_, c)| format!(" (did you mean \"{c}\"?)"))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_said_once() {
+        let error = Error::failed("it is too long").at("tensor \"w\"").at("tensor \"w\"").at("\"f.onnx\"");
+        assert_eq!(error.to_string(), "\"f.onnx\": tensor \"w\": it is too long");
+    }
 }

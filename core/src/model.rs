@@ -130,10 +130,13 @@ impl Model {
 }
 
 fn open_source(formats: &[&dyn Format], path: &Path, options: &OpenOptions) -> Result<Box<dyn Source>> {
-    std::fs::metadata(path).map_err(|e| Error::io("open the model", path, &e))?;
+    std::fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::usage(format!("the model \"{}\" does not exist", path.display())),
+        _ => Error::io("open the model", path, &e),
+    })?;
     let format = formats.iter().find(|f| f.recognises(path)).ok_or_else(|| {
         let known: Vec<&str> = formats.iter().map(|f| f.name()).collect();
-        Error::failed(format!("\"{}\" is of no known format ({})", path.display(), known.join(", ")))
+        Error::failed(format!("\"{}\" is of no known format (known: {})", path.display(), known.join(", ")))
     })?;
     format.open(path, options)
 }

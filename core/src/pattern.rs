@@ -325,6 +325,7 @@ mod tests {
         PartPlace {
             tensor: 0,
             tensor_name: "w".into(),
+            shape: [rows, cols].into(),
             name: "w".into(),
             class: "c".into(),
             offset: 0,

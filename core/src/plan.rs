@@ -373,10 +373,10 @@ fn check_outputs(setup: &Setup<'_>, recipe: &Recipe, model: &Model) -> Result<()
     let other = |f: &&&dyn Format| f.name() != model.format() && output.extension().is_some_and(|e| e == f.name());
     if let Some(other) = setup.formats.iter().find(other) {
         return Err(Error::usage(format!(
-            "\"output\": \"{}\" is named as an {} file, but a {} model is written as {} again: give it that ending",
+            "\"output\": \"{}\" is named like a file of format {}, but the model is of format {} and stays so: give it \
+             that ending",
             output.display(),
             other.name(),
-            model.format(),
             model.format()
         )));
     }

@@ -115,6 +115,7 @@ pub fn places(model: &Model, map: &ClassMap, parts: &[usize]) -> Vec<PartPlace> 
                 tensor: info.tensor,
                 name: if info.spec.below.is_empty() { tensor_name.clone() } else { name },
                 tensor_name,
+                shape: model.tensors()[info.tensor].shape.as_slice().into(),
                 class: map.classes[info.class].name.as_str().into(),
                 offset: info.spec.offset,
                 rows: info.spec.rows,

@@ -13,7 +13,7 @@ use crate::files::TempFile;
 use crate::prune::Pruning;
 use crate::select::keys_of;
 use crate::tensor::TensorId;
-use crate::weights::{Keys, PartPlace, not_finite};
+use crate::weights::{Keys, PartPlace, blame_weights, not_finite};
 
 /// Weights of a block of whole rows, about.
 const ROW_BLOCK_WEIGHTS: u64 = 1 << 20;
@@ -87,7 +87,8 @@ impl Spooled {
             Ok(())
         })?;
         let mut scores = vec![0f32; values.len()];
-        self.score_rows(job, place, first / place.cols.max(1), &values, &mut scores)?;
+        self.score_rows(job, place, first / place.cols.max(1), &values, &mut scores)
+            .map_err(|e| blame_weights(place, first, &values, e))?;
         let mut keys = vec![0u32; values.len()];
         if let Some(i) = keys_of(&values, &scores, &mut keys) {
             return Err(not_finite(place, place.offset + first + i as u64, values[i], scores[i]));

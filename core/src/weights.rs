@@ -46,6 +46,8 @@ pub struct PartPlace {
     pub tensor: TensorId,
     /// The tensor's name.
     pub tensor_name: Arc<str>,
+    /// The tensor's shape, to say where a weight lies.
+    pub shape: Arc<[u64]>,
     /// The part's name.
     pub name: Arc<str>,
     /// The class's name.
@@ -77,6 +79,10 @@ impl PartPlace {
 impl Scoring {
     /// Scores a slice of a part that begins `start` elements into it.
     pub fn slice(&self, place: &PartPlace, start: u64, values: &[f32], scores: &mut [f32]) -> Result<()> {
+        self.score_slice(place, start, values, scores).map_err(|e| blame_weights(place, start, values, e))
+    }
+
+    fn score_slice(&self, place: &PartPlace, start: u64, values: &[f32], scores: &mut [f32]) -> Result<()> {
         let part = Part {
             tensor: &place.tensor_name,
             name: &place.name,
@@ -432,16 +438,45 @@ impl Dense for TensorBytes<'_> {
 
 /// The error for a weight or score that is NaN or infinite, at a flat index of its tensor.
 pub fn not_finite(place: &PartPlace, index: u64, value: f32, score: f32) -> Error {
-    let name = &place.tensor_name;
+    let (name, shape, at) = (&place.tensor_name, &place.shape, coordinates(&place.shape, index));
     if value.is_finite() {
         Error::failed(format!(
-            "\"{name}\": the method scored the weight at index {index} ({value}) as {score}; scores must be finite"
+            "\"{name}\" {shape:?}: the method scored the weight at {at:?} (flat index {index}), {value}, as {score}; \
+             scores must be finite"
         ))
     } else {
         Error::failed(format!(
-            "\"{name}\": the weight at index {index} is {value}; repair the model, or leave the tensor out by \"classes\""
+            "\"{name}\" {shape:?}: the weight at {at:?} (flat index {index}) is {value}; repair the model, or leave the \
+             tensor out by \"classes\""
         ))
     }
+}
+
+/// Where a method fails over weights that are NaN or infinite themselves, they are the reason. `values` are those of the
+/// part from element `start` on.
+pub fn blame_weights(place: &PartPlace, start: u64, values: &[f32], error: Error) -> Error {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(i) if matches!(error, Error::Failed(_)) => {
+            not_finite(place, place.offset + start + i as u64, values[i], values[i])
+        }
+        _ => error,
+    }
+}
+
+/// A flat index, row-major, as one index a dimension.
+fn coordinates(shape: &[u64], index: u64) -> Vec<u64> {
+    let mut left = index;
+    let mut at: Vec<u64> = shape
+        .iter()
+        .rev()
+        .map(|d| {
+            let i = left % (*d).max(1);
+            left /= (*d).max(1);
+            i
+        })
+        .collect();
+    at.reverse();
+    at
 }
 
 impl Rule {

@@ -150,7 +150,12 @@ impl ClassMap {
         let names = self.classes.iter().map(|c| c.name.as_str());
         let hint = crate::error::did_you_mean(pattern, names.clone());
         let list: Vec<&str> = names.collect();
-        let all = if list.is_empty() { "none: no tensor is prunable".into() } else { list.join(", ") };
+        if list.is_empty() {
+            return Error::usage(
+                "no tensor of the model is prunable; `compress inspect` lists them, include_1d = true takes biases and norms in",
+            );
+        }
+        let all = list.join(", ");
         Error::usage(format!("classes: the glob \"{pattern}\" matches no class or part{hint}; the classes are {all}"))
     }
 }

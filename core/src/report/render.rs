@@ -7,6 +7,9 @@ use serde_json::Value;
 use super::table::Table;
 use super::{ClassReport, Inspect, Metrics, Report, StageReport, StageTensor, Untouched};
 
+/// Characters that a line of a list may have.
+const LINE_WIDTH: usize = 120;
+
 /// The report as text: the model, a line or more a stage, the classes, the output, the warnings.
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
@@ -199,8 +202,25 @@ fn untouched(out: &mut String, list: &[Untouched]) {
         }
     }
     for (reason, tensors) in reasons {
-        line(out, format!("  left alone ({reason}): {}", tensors.join(", ")));
+        line(out, wrapped(&format!("  left alone ({reason}): {}", tensors.join(", "))));
     }
+}
+
+/// A long list broken at its commas; what follows the first line is indented.
+fn wrapped(list: &str) -> String {
+    let mut out = String::new();
+    let mut width = 0;
+    for (i, word) in list.split_inclusive(", ").enumerate() {
+        let long = word.chars().count();
+        if i > 0 && width + long > LINE_WIDTH {
+            out.truncate(out.trim_end().len());
+            out.push_str("\n    ");
+            width = 4;
+        }
+        out.push_str(word);
+        width += long;
+    }
+    out
 }
 
 /// `80.00 %`; of nothing, `-`.

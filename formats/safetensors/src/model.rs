@@ -278,6 +278,7 @@ fn number(shards: &[Arc<StFile>], max_expand: u64, warnings: &mut Vec<String>) -
     }
     if let Some(i) = slots.iter().position(|s| matches!(s, Slot::Pair { .. })) {
         let name = &tensors[i].name;
+        let count = if pairs.len() == 1 { "a pair".into() } else { format!("{} pairs", pairs.len()) };
         let text = "of torch.nn.utils.prune read as the pruned tensors that they stand for, and written as such";
         let example = format!(
             "{} from {} and {}",
@@ -285,7 +286,7 @@ fn number(shards: &[Arc<StFile>], max_expand: u64, warnings: &mut Vec<String>) -
             quoted(&(name.clone() + "_orig")),
             quoted(&(name.clone() + "_mask"))
         );
-        warnings.push(format!("{} pairs {text}: {example}{}", pairs.len(), if pairs.len() > 1 { ", …" } else { "" }));
+        warnings.push(format!("{count} {text}: {example}{}", if pairs.len() > 1 { ", …" } else { "" }));
     }
     Ok(Numbered { slots, tensors, packed, legacy })
 }

@@ -56,10 +56,14 @@ fn check_evidence(part: &Part<'_>, array: &Array<'_>) -> Result<(), String> {
 /// Whether all scores of a block are finite.
 pub fn check_scores(part: &Part<'_>, scores: &[f32]) -> Result<(), String> {
     let Some(i) = first_not_finite(scores) else { return Ok(()) };
-    let (row, col) = match (part.rows, part.col_stride) {
-        (0 | 1, _) => (0, i as u64 + part.first_element),
-        (_, 1) => (i / part.cols, (i % part.cols) as u64),
-        _ => (i % part.rows, (i / part.rows) as u64),
+    let whole_rows = part.cols == part.part_cols && part.first_element == part.first_row as u64 * part.cols as u64;
+    if !whole_rows {
+        let index = part.first_element + i as u64;
+        return Err(format!("its score of weight {index} of the part, as stored, is {}", scores[i]));
+    }
+    let (row, col) = match part.col_stride {
+        1 => (i / part.cols, i % part.cols),
+        _ => (i % part.rows, i / part.rows),
     };
     Err(format!("its score of weight ({}, {col}) is {}", row + part.first_row, scores[i]))
 }
@@ -233,6 +237,10 @@ mod tests {
         assert_eq!(row_major, Err("its score of weight (1, 1) is NaN".into()));
         let column_major = Part { row_stride: 1, col_stride: 2, ..part(2, 4) };
         assert_eq!(check_scores(&column_major, &scores), Err("its score of weight (1, 2) is NaN".into()));
+        let second_block = Part { first_row: 3, first_element: 12, part_rows: 5, ..part(2, 4) };
+        assert_eq!(check_scores(&second_block, &scores), Err("its score of weight (4, 1) is NaN".into()));
+        let slice = Part { first_element: 100, part_rows: 50, part_cols: 40, ..part(1, 8) };
+        assert_eq!(check_scores(&slice, &scores), Err("its score of weight 105 of the part, as stored, is NaN".into()));
     }
 
     #[test]

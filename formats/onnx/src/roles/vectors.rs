@@ -29,9 +29,7 @@ pub(crate) fn claim(classes: &Classes<'_, '_>, flow: &Flow<'_>, facts: &Facts, l
     }
     for output in &flow.outputs {
         if facts.constant[*output] {
-            for tensor in this.free(*output) {
-                this.claims.never(tensor, "an output of the model");
-            }
+            this.constant_output(*output);
         }
     }
 }
@@ -120,6 +118,19 @@ impl Vectors<'_, '_> {
                 self.claims.vector(tensor, info, &class, "", reason);
             } else {
                 self.claims.weight(tensor, whole(info, &class, Kind::Unknown));
+            }
+        }
+    }
+
+    /// A constant that is an output as it is: a table, of the class that its name tells, or of its own.
+    fn constant_output(&mut self, value: ValueId) {
+        for tensor in self.free(value) {
+            let info = &self.list.infos[tensor];
+            if is_small(&info.shape) {
+                self.claims.never(tensor, "an output of the model");
+            } else {
+                let class = self.classes.named(tensor).unwrap_or(&info.name);
+                self.claims.weight(tensor, whole(info, class, Kind::Unknown));
             }
         }
     }
