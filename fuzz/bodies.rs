@@ -113,7 +113,7 @@ fn likely(
     };
     let plain = ["values", "scale", "codebook"];
     let mut one_axis = vec![1; shape.len()];
-    if let Some(axis) = shape.iter().position(|d| rows % 2 == 0 && *d > 1) {
+    if let Some(axis) = shape.iter().position(|d| rows.is_multiple_of(2) && *d > 1) {
         one_axis[axis] = shape[axis];
     }
     match layout {
