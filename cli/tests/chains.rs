@@ -1,5 +1,5 @@
 //! Techniques one after the other on the date model: factors and what they lack, prunings and codebooks, a hash here and
-//! a pruning there, Optimal Brain Surgeon on measured evidence. What is written is read again by `decompress`.
+//! a pruning there, Optimal Brain Surgeon on measured evidence.
 #![allow(clippy::unwrap_used)]
 
 use serde_json::Value;
@@ -27,7 +27,7 @@ fn recipe(format: &str, measure: &str, stages: &str) -> String {
     format!("{head}{data}{measure}{stages}")
 }
 
-/// Runs, unpacks what was written, and gives the report with the stages.
+/// Runs and gives the report.
 fn run(folder: &Folder, format: &str, measure: &str, stages: &str) -> Value {
     let ran = folder.recipe(&recipe(format, measure, stages), &["--report", "r.json", "--force"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -140,6 +140,23 @@ fn data_aware_factors_lose_less_on_the_data() {
     let plain = run(&folder, "onnx", "", &stage(false));
     let aware = run(&folder, "onnx", "\"gram\"", &stage(true));
     assert!(perplexity(&aware) < perplexity(&plain), "{} {}", perplexity(&aware), perplexity(&plain));
+}
+
+/// Terms of several layouts are coded by a later stage, and trained as what they are.
+#[test]
+fn sums_are_coded_and_trained_as_sums() {
+    let folder = Folder::new();
+    let encode = "[[stage]]\nmethod = \"low-rank\"\noptions = { rank = 8 }\nclasses = [\"source.layer*\", \"target.layer*\"]\n\
+                  [[stage]]\nmethod = \"magnitude\"\namount = \"95%\"\nresidual = true\n";
+    let retrain = "[[stage]]\nretrain = { epochs = 1, rate = 1e-3 }\n";
+    let int8 = "[[stage]]\nencode = \"auto\"\nvalues = \"int8\"\n";
+    let plain = run(&folder, "onnx", "", &format!("{encode}{EVALUATE}"));
+    let trained = run(&folder, "onnx", "", &format!("{encode}{retrain}{EVALUATE}"));
+    assert!(perplexity(&trained) < perplexity(&plain), "{} {}", perplexity(&trained), perplexity(&plain));
+    assert_eq!(bytes(&trained), bytes(&plain));
+    let coded = run(&folder, "onnx", "", &format!("{encode}{int8}{EVALUATE}"));
+    assert!(bytes(&coded) * 2 < bytes(&plain), "{} {}", bytes(&coded), bytes(&plain));
+    assert!((perplexity(&coded) - perplexity(&plain)).abs() < 0.05);
 }
 
 /// A program chooses within quotas, part by part, and what it prunes is what was meant.

@@ -602,9 +602,6 @@ impl PackWork<'_> {
 impl PruneWork<'_> {
     fn describe(&self, plan: &Plan<'_>) -> String {
         let mut text = self.target(plan);
-        if self.stage.residual {
-            text += ", of what factored or hashed tensors lack; the rest becomes a sparse term";
-        }
         if self.method.card().reach == compress_sdk::Reach::Part {
             let largest = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).max().unwrap_or(0);
             text += &format!("; sees whole parts, so up to {} MB of memory a thread", largest * 12 / 1_000_000);
@@ -614,6 +611,14 @@ impl PruneWork<'_> {
 
     /// How much is pruned, in words.
     fn target(&self, plan: &Plan<'_>) -> String {
+        if self.stage.residual {
+            // Which tensors that will be only the stages before can tell.
+            let amount = match &self.stage.amount {
+                Some(Amounts::All(amount)) => format!("prunes {amount}"),
+                _ => "prunes".to_string(),
+            };
+            return format!("{amount} of what factored or hashed tensors lack; what it keeps becomes a sparse term");
+        }
         let weights: u64 = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).sum();
         let mut text = match (&self.stage.pattern, &self.stage.amount) {
             (Pattern::NofM { n, m }, _) => format!("keeps {n} of each {m} weights along the inputs of {weights}"),

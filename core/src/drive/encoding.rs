@@ -306,7 +306,11 @@ impl<'p> Run<'p> {
             lines.push(self.line(matrix, &sum));
         }
         self.watch.progress.end();
-        counts.iter().for_each(|count| self.pruned[count.part] = Some(count.pruned));
+        // Zeros that a sum happens to have are no promise: another coding of its values, or training them, changes them.
+        for count in &counts {
+            let is_sum = self.weights.terms(self.plan.map.parts[count.part].tensor).is_some();
+            self.pruned[count.part] = Some(count.pruned).filter(|_| !is_sum);
+        }
         let mut done = selection.unwrap_or_default();
         // The amount of a residual is one of the residual: its zeros are not the tensor's.
         if !stage.residual {

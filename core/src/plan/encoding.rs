@@ -234,8 +234,8 @@ impl EncodeWork<'_> {
                 work.method.card().name
             ),
         };
-        if self.stage.residual {
-            text += "; adds a term to what is factored or hashed";
+        if self.stage.residual && matches!(self.choice, Choice::Nobody) {
+            text += "; of those that are factored or hashed, what they lack, as a further term";
         }
         let largest = |by: &dyn Fn(&usize) -> u64| {
             let mut sums = std::collections::BTreeMap::<u64, u64>::new();
