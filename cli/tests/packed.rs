@@ -152,7 +152,7 @@ fn what_decompress_refuses_and_leaves() {
     folder.compress(["decompress", &packed, "-o", "nowhere/out.safetensors"]).refused(2, &["nowhere"]);
     folder
         .compress(["decompress", "missing.safetensors", "-o", "out.safetensors"])
-        .refused(1, &["missing.safetensors"]);
+        .refused(2, &["missing.safetensors"]);
     folder
         .compress(["decompress", &packed, "-o", "out.safetensors", "--max-expand", "1"])
         .refused(1, &["--max-expand"]);
