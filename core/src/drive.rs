@@ -23,7 +23,7 @@ use crate::recipe::{MethodStage, Retrain, Stage, Training};
 use crate::registry::{Instance, Origin, Registered};
 use crate::report::{
     self, Achieved, ClassReport, CompressReport, FactoredTensor, ModelReport, OutputReport, Report, StageClass,
-    StageReport, Untouched, asked,
+    StageReport, Unreached, Untouched, asked,
 };
 use crate::state::State;
 use crate::tensor::TensorId;
@@ -260,6 +260,7 @@ impl<'p> Run<'p> {
             self.ahead = solved.ahead;
         }
         self.adopt_rules(pruned);
+        self.tell_unreached(&mut report, work.method, &work.options, &work.evidence, &work.parts)?;
         Ok(report)
     }
 
@@ -320,7 +321,7 @@ impl<'p> Run<'p> {
         planned: &Option<Arc<EvidenceFile>>,
         parts: &[usize],
     ) -> Result<Option<(Arc<EvidenceFile>, Vec<EvidenceKind>)>> {
-        let kinds: Vec<EvidenceKind> = method.card().evidence.iter().map(|(kind, _)| *kind).collect();
+        let kinds = method.card().reads(options);
         let file = match (planned, &self.plan.recipe.evidence) {
             (Some(file), _) => file.clone(),
             (None, Some(path)) if !kinds.is_empty() && path.exists() => {
@@ -331,6 +332,23 @@ impl<'p> Run<'p> {
             _ => return Ok(None),
         };
         Ok(Some((file, kinds)))
+    }
+
+    /// Lists the rows that go first because the data of the evidence never reached them.
+    fn tell_unreached(
+        &self,
+        report: &mut StageReport,
+        method: &Registered,
+        options: &Options,
+        planned: &Option<Arc<EvidenceFile>>,
+        parts: &[usize],
+    ) -> Result<()> {
+        let Some((file, kinds)) = self.evidence_for(method, options, planned, parts)? else { return Ok(()) };
+        let tensors: BTreeSet<TensorId> = parts.iter().map(|p| self.plan.map.parts[*p].tensor).collect();
+        let infos = tensors.iter().map(|t| &self.plan.model.tensors()[*t]);
+        report.unreached = crate::unreached::unreached(&file, &kinds, infos)?;
+        report.warnings.extend(report.unreached.iter().map(Unreached::describe));
+        Ok(())
     }
 
     /// Whether a dry run lacks evidence that an earlier stage would measure.

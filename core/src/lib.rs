@@ -41,6 +41,7 @@ pub mod spool;
 pub mod state;
 pub mod stfile;
 pub mod tensor;
+pub mod unreached;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -158,6 +158,9 @@ pub struct StageReport {
     /// Tensors that it left alone, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub untouched: Vec<Untouched>,
+    /// Rows that go first because the data of the evidence never reached them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreached: Vec<Unreached>,
     /// Metrics after the stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
@@ -242,6 +245,18 @@ pub struct StagePart {
     /// ‖W − Ŵ‖ / ‖W‖ against what it was before the stage, or, with `residual`, before the first encoding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relative_error: Option<f64>,
+}
+
+/// Rows of a tensor that the data of the evidence never reached: their scores are 0.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unreached {
+    /// Its name.
+    pub tensor: String,
+    /// How many rows it has.
+    pub of: u64,
+    /// Those that were not reached.
+    pub rows: Vec<u64>,
 }
 
 /// A tensor that was left alone.

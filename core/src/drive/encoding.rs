@@ -113,7 +113,9 @@ impl<'p> Run<'p> {
         if !work.stage.residual {
             self.held.extend(held);
         }
-        self.changed_report(work.stage, &subject, selection, changed, &matrices)
+        let mut report = self.changed_report(work.stage, &subject, selection, changed, &matrices)?;
+        self.tell_unreached(&mut report, work.method, &work.options, &work.evidence, &covered)?;
+        Ok(report)
     }
 
     /// In a dry run, where the evidence is not there yet: the counts of the selection, if there is one. It stands for
