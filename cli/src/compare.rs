@@ -47,7 +47,8 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
     let comparison = Comparison::new(&study, &setup, &args.plugins.plugin, watch)?;
     let threads = args.general.threads.map_or_else(cores, usize::from);
     let open = args.dry_run || args.force || comparison.cells.iter().any(|c| c.place.read().is_none());
-    let rates = if open { engine::rates(&comparison, &setup, watch).inspect_err(|_| bar.end())? } else { Rates::default() };
+    let rates =
+        if open { engine::rates(&comparison, &setup, watch).inspect_err(|_| bar.end())? } else { Rates::default() };
     if args.dry_run {
         return emit(&dry_run(&comparison, &rates, threads));
     }
@@ -84,7 +85,8 @@ fn claim(study: &Study, args: &CompareArgs) -> Result<File> {
     if args.resume && !cells.exists() {
         return Err(Error::usage(format!("--resume: there is no interrupted study in \"{}\"", output.display())));
     }
-    let foreign = output.exists() && !cells.exists() && std::fs::read_dir(output).map_or(true, |mut d| d.next().is_some());
+    let foreign =
+        output.exists() && !cells.exists() && std::fs::read_dir(output).map_or(true, |mut d| d.next().is_some());
     if foreign && !args.force {
         return Err(Error::usage(format!(
             "\"{}\" exists already and holds no study: give \"output\" another name, or --force writes into it",
@@ -256,7 +258,10 @@ impl Work<'_> {
             table.row(self.row(results, index, group, &metrics));
         }
         let mut out = table.without_empty_columns().to_string();
-        out += &format!("\nquality on {}; load and run against dense, alone, one thread; * is the answer\n", results.split);
+        out += &format!(
+            "\nquality on {}; load and run against dense, alone, one thread; * is the answer\n",
+            results.split
+        );
         report::notes(results).iter().for_each(|note| out += &format!("note: {note}\n"));
         results.failures.iter().for_each(|f| out += &format!("failed: {}: {}\n", f.label, f.sentence));
         out += &format!("\n{}\n\n{}\n", results.answer.sentence, self.study.output.join("report.html").display());
@@ -323,7 +328,9 @@ fn dry_run(comparison: &Comparison<'_>, rates: &Rates, threads: usize) -> String
     }
     let mut out = table.to_string();
     let how = match (rates.forward > 0.0, finished) {
-        (false, _) => "from the model's bytes only: nothing here can run it, and what commands take is not known".into(),
+        (false, _) => {
+            "from the model's bytes only: nothing here can run it, and what commands take is not known".into()
+        }
         (true, 0) => "from what one batch costs here; what methods compute and commands do is not in it".to_string(),
         (true, n) => format!("from what one batch costs here and what {n} finished cells took of that"),
     };

@@ -116,10 +116,8 @@ fn bad_data_are_named_whatever_is_done_with_them() {
     for (i, (spoil, words)) in cases.iter().enumerate() {
         let folder = Folder::new();
         folder.write("data.safetensors", spoiled(spoil));
-        for stage in [
-            "[[stage]]\nretrain = { epochs = 1, batch = 500 }\n",
-            "[[stage]]\nevaluate = [\"perplexity\"]\n",
-        ] {
+        for stage in ["[[stage]]\nretrain = { epochs = 1, batch = 500 }\n", "[[stage]]\nevaluate = [\"perplexity\"]\n"]
+        {
             let ran = folder.recipe(&recipe(&folder, stage), &[]);
             let code = ran.code.unwrap_or(-1);
             ran.refused(code, words);

@@ -25,7 +25,8 @@ fn study(more: &str) -> String {
     )
 }
 
-const MAGNITUDE: &str = "[[candidate]]\nname = \"magnitude\"\n[[candidate.stage]]\nmethod = \"magnitude\"\namount = \"{amount}\"\n";
+const MAGNITUDE: &str =
+    "[[candidate]]\nname = \"magnitude\"\n[[candidate.stage]]\nmethod = \"magnitude\"\namount = \"{amount}\"\n";
 
 fn amounts(list: &str) -> String {
     format!("{MAGNITUDE}\n[sweep]\namount = [{list}]\n\n[budget]\nmetric = \"accuracy\"\nloss = 0.01\n")
@@ -76,13 +77,15 @@ fn a_study_has_its_cells_its_controls_and_an_answer() {
     }
     // The figures of examples/dates/README.md.
     assert!((dense["metrics"]["perplexity"].as_f64().unwrap() - 1.00137).abs() < 1e-4);
-    let at = |amount: &str| cells[&format!("magnitude {{\"amount\":\"{amount}\"}} 1")]["metrics"]["perplexity"].as_f64();
+    let at =
+        |amount: &str| cells[&format!("magnitude {{\"amount\":\"{amount}\"}} 1")]["metrics"]["perplexity"].as_f64();
     assert!((at("20%").unwrap() - 1.0012).abs() < 1e-3, "{:?}", at("20%"));
     assert!((at("80%").unwrap() / 13.1395 - 1.0).abs() < 1e-2, "{:?}", at("80%"));
     let pruned = &cells["magnitude {\"amount\":\"80%\"} 1"]["report"]["stages"][0]["achieved"];
     assert_eq!(pruned["pruned"], 120_013);
     // Every cell is what the recipe alone would have written.
-    let text = study(MAGNITUDE).replace("[[candidate]]\nname = \"magnitude\"\n", "").replace("candidate.stage", "stage");
+    let text =
+        study(MAGNITUDE).replace("[[candidate]]\nname = \"magnitude\"\n", "").replace("candidate.stage", "stage");
     folder.recipe(&text.replace("{amount}", "80%").replace("\"study\"", "\"out.onnx\""), &[]).ok();
     let key = cells["magnitude {\"amount\":\"80%\"} 1"]["key"].as_str().unwrap();
     let alone = sha256(&folder.read("out.onnx"));
@@ -147,7 +150,8 @@ fn a_finished_study_is_not_run_again_and_a_longer_one_only_where_it_is_new() {
     compare(&folder, &study(&amounts("\"20%\", \"40%\"")), &["--quiet", "--force"]).ok();
     let third = finished(&folder);
     assert!(second.iter().all(|(cell, time)| third[cell] > *time), "--force computes all anew");
-    let metrics = |report: &Value| cells(report).into_iter().map(|(k, c)| (k, c["metrics"].clone())).collect::<BTreeMap<_, _>>();
+    let metrics =
+        |report: &Value| cells(report).into_iter().map(|(k, c)| (k, c["metrics"].clone())).collect::<BTreeMap<_, _>>();
     assert_eq!(metrics(&before), metrics(&folder.json("study/report.json")));
 }
 
@@ -232,16 +236,23 @@ fn bleu_has_intervals_and_test_is_what_is_reported() {
     assert!((dense["metrics"]["test"]["bleu"].as_f64().unwrap() - 99.58).abs() < 0.01, "{}", dense["metrics"]);
     let interval = &pruned["bleu_difference"]["test"];
     let [low, difference, high] = ["low", "difference", "high"].map(|k| interval[k].as_f64().unwrap());
-    let apart = pruned["metrics"]["test"]["bleu"].as_f64().unwrap() - dense["metrics"]["test"]["bleu"].as_f64().unwrap();
+    let apart =
+        pruned["metrics"]["test"]["bleu"].as_f64().unwrap() - dense["metrics"]["test"]["bleu"].as_f64().unwrap();
     assert!((difference - apart).abs() < 1e-9 && low < difference && difference < high, "{interval} {apart}");
     assert_eq!(report["quality_on"], "test");
-    assert_eq!((&report["answer"]["chosen_on"], &report["answer"]["reported_on"]), (&"validation".into(), &"test".into()));
+    assert_eq!(
+        (&report["answer"]["chosen_on"], &report["answer"]["reported_on"]),
+        (&"validation".into(), &"test".into())
+    );
 }
 
 #[test]
 fn a_model_without_a_graph_is_judged_by_a_command_or_by_size() {
     let folder = Folder::new();
-    let text = format!("model = \"{}\"\noutput = \"study\"\n{MAGNITUDE}\n[sweep]\namount = [\"50%\"]\n", dates("model.safetensors"));
+    let text = format!(
+        "model = \"{}\"\noutput = \"study\"\n{MAGNITUDE}\n[sweep]\namount = [\"50%\"]\n",
+        dates("model.safetensors")
+    );
     let ran = compare(&folder, &text, &[]).ok();
     assert!(ran.out.contains("only sizes are compared"), "{}", ran.out);
     folder.write("judge.sh", "echo '{\"metrics\": {\"score\": 7.5}}'\n");
@@ -291,7 +302,12 @@ fn what_is_wrong_is_refused_before_anything_is_written() {
     let good = study(&amounts("\"20%\""));
     for (text, args, code, words) in [
         (good.replace("[sweep]", "[swep]"), &[][..], 2, &["s.toml:", "unknown key \"swep\"", "\"sweep\""][..]),
-        (good.replace("\"magnitude\"\namount", "\"magnitud\"\namount"), &[], 2, &["magnitud", "did you mean \"magnitude\""]),
+        (
+            good.replace("\"magnitude\"\namount", "\"magnitud\"\namount"),
+            &[],
+            2,
+            &["magnitud", "did you mean \"magnitude\""],
+        ),
         (good.replace("\"20%\"", "\"120%\""), &[], 2, &["120%", "candidate \"magnitude\""]),
         (good.replace("\"accuracy\"", "\"accurcy\""), &[], 2, &["accurcy", "did you mean \"accuracy\""]),
         (good.replace("model.onnx", "nowhere.onnx"), &[], 1, &["nowhere.onnx", "no such file"]),
@@ -317,9 +333,17 @@ fn the_example_is_a_study_that_can_be_run() {
     let at = Path::new(&path).join("compare.toml");
     assert!(at.exists());
     // The dry run makes the plan of every cell.
-    let text = ["model.onnx", "train.safetensors", "val.safetensors", "test.safetensors", "vocab.tgt.txt", "val.ref.txt", "test.ref.txt"]
-        .iter()
-        .fold(text, |text, name| text.replace(&format!("\"{name}\""), &format!("\"{}\"", dates(name))));
+    let text = [
+        "model.onnx",
+        "train.safetensors",
+        "val.safetensors",
+        "test.safetensors",
+        "vocab.tgt.txt",
+        "val.ref.txt",
+        "test.ref.txt",
+    ]
+    .iter()
+    .fold(text, |text, name| text.replace(&format!("\"{name}\""), &format!("\"{}\"", dates(name))));
     let ran = compare(&folder, &text, &["--dry-run"]).ok();
     assert!(ran.out.contains("cells to run: about 0.") && ran.out.contains("dense retrained"), "{}", ran.out);
 }

@@ -183,8 +183,7 @@ impl Parameters {
 
     /// Of a tensor whose values are coded where they stand; weights that are +0.0 stay so.
     pub fn of_values(values: &[f32], fitted: &Fitted, dtype: &Dtype) -> Parameters {
-        let mut all =
-            Parameters { dtype: dtype.clone(), elements: values.len(), terms: Vec::new(), start: Vec::new() };
+        let mut all = Parameters { dtype: dtype.clone(), elements: values.len(), terms: Vec::new(), start: Vec::new() };
         let kept: Vec<u32> = (0..values.len()).filter(|i| values[*i].to_bits() != 0).map(|i| i as u32).collect();
         let chosen: Vec<f32> = kept.iter().map(|i| values[*i as usize]).collect();
         let codes = |width: usize| {

@@ -134,9 +134,10 @@ pub fn load(trainer: &mut Trainer, path: &Path, key: &str) -> Result<()> {
     trainer.best = match unbits(&best) {
         None => None,
         Some(loss) => {
-            let all = trainer.parameters.iter().map(|p| {
-                Ok(Tensor::new(p.theta.shape(), read(format!("best:{}", p.name), p.theta.len())?))
-            });
+            let all = trainer
+                .parameters
+                .iter()
+                .map(|p| Ok(Tensor::new(p.theta.shape(), read(format!("best:{}", p.name), p.theta.len())?)));
             Some((loss, all.collect::<Result<Vec<_>>>()?))
         }
     };

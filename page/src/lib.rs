@@ -5,7 +5,7 @@
 use compress_core::compare::answer::{grouped, metric_name, number};
 use compress_core::compare::figures::{Histogram, Map};
 use compress_core::compare::groups::Spread;
-use compress_core::compare::{Group, Kind, Results, lower_is_better, loss_of, report};
+use compress_core::compare::{Group, Kind, Results, loss_of, lower_is_better, report};
 use serde_json::Value;
 
 use plot::{Axis, Plot, Series, mark};
@@ -32,7 +32,9 @@ const SHOWN: usize = 4;
 /// The cells whose weights are shown: the answer's, and those of other candidates that prune as much.
 pub fn shown(results: &Results<'_>) -> Vec<usize> {
     let has_masks = |g: &&Group| {
-        g.kind == Kind::Candidate && results.cells[g.cells[0]].place.masks().exists() && g.pruned.is_some_and(|p| p > 0.0)
+        g.kind == Kind::Candidate
+            && results.cells[g.cells[0]].place.masks().exists()
+            && g.pruned.is_some_and(|p| p > 0.0)
     };
     let all: Vec<&Group> = results.groups.iter().filter(has_masks).collect();
     let answer = results.answer.group.map(|i| &results.groups[i]).filter(has_masks);
@@ -169,7 +171,12 @@ impl View<'_> {
         let mut table = Table::new(head);
         for (i, group) in results.groups.iter().enumerate() {
             let mut row = vec![
-                format!("{}{}", mark(self.number_of(&family(&group.candidate, &group.sweep))).replace("<svg ", "<svg class=\"key\" "), escaped(&group.label())),
+                format!(
+                    "{}{}",
+                    mark(self.number_of(&family(&group.candidate, &group.sweep)))
+                        .replace("<svg ", "<svg class=\"key\" "),
+                    escaped(&group.label())
+                ),
                 group.pruned.map_or(String::new(), percent),
                 grouped(group.bytes),
                 percent(group.bytes as f64 / dense.bytes.max(1) as f64),
@@ -260,7 +267,11 @@ impl View<'_> {
             return String::new();
         }
         let plot = Plot {
-            x: Axis { name: "share of the weights that are zero".into(), log: false, format: |v| format!("{:.0} %", 100.0 * v) },
+            x: Axis {
+                name: "share of the weights that are zero".into(),
+                log: false,
+                format: |v| format!("{:.0} %", 100.0 * v),
+            },
             y: self.quality_axis(metric),
             series,
             across: value(&self.results.groups[0]),
@@ -273,14 +284,17 @@ impl View<'_> {
 
     fn classes<'g>(&'g self, group: &Group) -> Vec<(&'g str, u64, u64)> {
         let list = self.results.cells[group.cells[0]].report.get("classes").and_then(Value::as_array);
-        let one = |c: &'g Value| Some((c.get("name")?.as_str()?, c.get("weights")?.as_u64()?, c.get("pruned")?.as_u64()?));
+        let one =
+            |c: &'g Value| Some((c.get("name")?.as_str()?, c.get("weights")?.as_u64()?, c.get("pruned")?.as_u64()?));
         list.into_iter().flatten().filter_map(one).collect()
     }
 
     fn by_class(&self) -> String {
         let dense = self.classes(&self.results.groups[0]);
         let mut head = vec![String::new()];
-        head.extend(dense.iter().map(|(name, weights, _)| format!("{}<br><small>{}</small>", escaped(name), grouped(*weights))));
+        head.extend(
+            dense.iter().map(|(name, weights, _)| format!("{}<br><small>{}</small>", escaped(name), grouped(*weights))),
+        );
         let mut table = Table::new(head);
         for group in &self.results.groups {
             let classes = self.classes(group);
@@ -298,7 +312,10 @@ impl View<'_> {
         if !any {
             return String::new();
         }
-        section("Pruned by class", "<p class=\"soft\">Share of the class's weights that are zero.</p>".to_string() + &table.html())
+        section(
+            "Pruned by class",
+            "<p class=\"soft\">Share of the class's weights that are zero.</p>".to_string() + &table.html(),
+        )
     }
 
     /// Whether a group's method stages work on one class only.
@@ -378,7 +395,11 @@ impl View<'_> {
             ),
             None => "The untouched weights, from −4σ to 4σ, counts on a logarithmic axis.".into(),
         };
-        let legend = if cells.is_empty() { String::new() } else { self.legend(&cells.iter().map(String::as_str).collect::<Vec<_>>()) };
+        let legend = if cells.is_empty() {
+            String::new()
+        } else {
+            self.legend(&cells.iter().map(String::as_str).collect::<Vec<_>>())
+        };
         section("Weights by class", format!("<p class=\"soft\">{which}</p>{legend}<div class=\"grid\">{plots}</div>"))
     }
 
@@ -433,7 +454,11 @@ impl View<'_> {
              weight. {} Other runtimes differ. Free sparsity is no faster: zeros are multiplied like any other \
              number.</p>",
             base.repeats,
-            if base.examples > 0 { format!("Run: one batch of {} examples forwards.", base.examples) } else { String::new() }
+            if base.examples > 0 {
+                format!("Run: one batch of {} examples forwards.", base.examples)
+            } else {
+                String::new()
+            }
         );
         section("Load and run time", note + &table.html())
     }
@@ -485,7 +510,8 @@ fn picture(map: &Map) -> String {
     let mut lines = String::new();
     for (at, name) in &map.groups {
         let top = 100.0 * at;
-        lines += &format!("<i style=\"top:{top:.2}%\"></i><b style=\"top:calc({top:.2}% + 2px)\">{}</b>", escaped(name));
+        lines +=
+            &format!("<i style=\"top:{top:.2}%\"></i><b style=\"top:calc({top:.2}% + 2px)\">{}</b>", escaped(name));
     }
     let sorted = map.sorted.as_ref().map_or(String::new(), |s| format!("; {}", escaped(s)));
     format!(

@@ -183,7 +183,7 @@ impl Scale {
             return round_steps(self.low, self.high, about);
         }
         let (low, high) = (self.value(self.low), self.value(self.high));
-        if high / low < 3.0 {
+        if high / low < 10.0 {
             return round_steps(low, high, about).into_iter().filter_map(|v| self.at(v)).collect();
         }
         let within = |digits: &[f64]| {
@@ -294,7 +294,11 @@ mod tests {
             (true, 1.0, 1000.0, vec![1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]),
             (true, 4.0, 6.0, vec![4.0, 4.5, 5.0, 5.5, 6.0]),
         ] {
-            let scale = Scale { log, low: if log { f64::log10(low) } else { low }, high: if log { f64::log10(high) } else { high } };
+            let scale = Scale {
+                log,
+                low: if log { f64::log10(low) } else { low },
+                high: if log { f64::log10(high) } else { high },
+            };
             let ticks: Vec<String> = scale.ticks(6).iter().map(|t| format!("{:.4}", scale.value(*t))).collect();
             assert_eq!(ticks, expected.iter().map(|t| format!("{t:.4}")).collect::<Vec<_>>(), "{low} {high}");
         }
@@ -306,7 +310,9 @@ mod tests {
         let plot = Plot {
             x: axis(true),
             y: axis(false),
-            series: (0..20).map(|number| Series { number, points: vec![(1.0, 2.0), (10.0, f64::NAN), (100.0, 3.0)], line: true }).collect(),
+            series: (0..20)
+                .map(|number| Series { number, points: vec![(1.0, 2.0), (10.0, f64::NAN), (100.0, 3.0)], line: true })
+                .collect(),
             across: Some(2.5),
             front: vec![(1.0, 2.0), (100.0, 3.0)],
         };

@@ -212,8 +212,7 @@ fn size(group: &Group, dense: &Group) -> String {
 /// is reported on.
 pub fn answer(groups: &[Group], budget: Option<&Budget>, metric: Option<&str>, split: &str) -> Answer {
     let dense = &groups[0];
-    let mut answer =
-        Answer { metric: metric.map(str::to_string), loss: budget.map(|b| b.loss), ..Answer::default() };
+    let mut answer = Answer { metric: metric.map(str::to_string), loss: budget.map(|b| b.loss), ..Answer::default() };
     let smallest = groups.iter().enumerate().filter(|(_, g)| g.kind == Kind::Candidate).min_by_key(|(_, g)| g.bytes);
     let known = metric.filter(|m| dense.metric("validation", m).is_some() || dense.metric(split, m).is_some());
     let Some(metric) = known else {
@@ -258,7 +257,8 @@ pub fn answer(groups: &[Group], budget: Option<&Budget>, metric: Option<&str>, s
     let group = chosen.map(|(i, _)| &groups[*i]);
     let (controls, trained, random) = view.controls(group);
     let name = metric_name(metric);
-    let figures = || format!("{name} {} on {split}", number(metric, dense.metric(split, metric).map_or(f64::NAN, |s| s.mean)));
+    let figures =
+        || format!("{name} {} on {split}", number(metric, dense.metric(split, metric).map_or(f64::NAN, |s| s.mean)));
     let about = |g: &Group| format!("\"{}\": {}, {}", g.label(), size(g, dense), view.quality(g));
     answer.sentence = match (budget, group) {
         (_, None) => format!(

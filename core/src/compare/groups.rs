@@ -244,8 +244,7 @@ fn group(cells: &[Cellular]) -> Vec<Group> {
             if !all.is_empty() {
                 group.metrics.insert(split.into(), all);
             }
-            let counts: Vec<&[Counts]> =
-                mine.iter().filter_map(|c| c.counts.get(split)).map(Vec::as_slice).collect();
+            let counts: Vec<&[Counts]> = mine.iter().filter_map(|c| c.counts.get(split)).map(Vec::as_slice).collect();
             let base = cells[0].counts.get(split);
             if group.kind != Kind::Dense && group.kind != Kind::Zstd && counts.len() == mine.len() {
                 let interval = match counts.len() {

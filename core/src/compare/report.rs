@@ -39,8 +39,7 @@ pub fn json(results: &Results<'_>) -> String {
         "quality_on": results.split,
         "notes": notes(results),
     });
-    let failed: Vec<Value> =
-        results.failures.iter().map(|f| json!({"cell": f.label, "error": f.sentence})).collect();
+    let failed: Vec<Value> = results.failures.iter().map(|f| json!({"cell": f.label, "error": f.sentence})).collect();
     put(&mut report, "failed", (!failed.is_empty()).then_some(Value::Array(failed)));
     put(&mut report, "inputs", Some(json!(results.inputs)));
     let compress = json!({

@@ -131,10 +131,8 @@ impl Schedule<'_> {
     fn fits(&self, running: &[Running<'_>], seen: u64) -> bool {
         let Some(available) = machine::available_bytes() else { return true };
         let need = if seen > 0 { seen + seen / 4 } else { self.first_guess };
-        let growth: u64 = running
-            .iter()
-            .map(|r| need.saturating_sub(machine::resident_bytes(r.child.id()).unwrap_or(0)))
-            .sum();
+        let growth: u64 =
+            running.iter().map(|r| need.saturating_sub(machine::resident_bytes(r.child.id()).unwrap_or(0))).sum();
         available >= need + growth
     }
 }

@@ -120,8 +120,7 @@ fn parameters_stand_for_what_the_decoder_reads_and_are_written_back() {
             }
             let written = terms.pieces().slices();
             assert_eq!(terms.pieces().outline(), &case.outline, "{}", case.name);
-            let written: Vec<Vec<Vec<u8>>> =
-                written.iter().map(|t| t.iter().map(|p| p.to_vec()).collect()).collect();
+            let written: Vec<Vec<Vec<u8>>> = written.iter().map(|t| t.iter().map(|p| p.to_vec()).collect()).collect();
             assert!(near(&weights, &case.decoded(&written), tolerance), "{}", case.name);
         }
     }

@@ -48,7 +48,9 @@ fn drawn_labels_give_the_diagonal_of_the_gauss_newton_matrix() {
     let rows = rows(&weights[0], &batch);
     let n = rows.len() as f64;
     let expected: Vec<f64> = (0..INPUTS * CLASSES)
-        .map(|k| rows.iter().map(|(x, p)| x[k / CLASSES].powi(2) * p[k % CLASSES] * (1.0 - p[k % CLASSES])).sum::<f64>() / n)
+        .map(|k| {
+            rows.iter().map(|(x, p)| x[k / CLASSES].powi(2) * p[k % CLASSES] * (1.0 - p[k % CLASSES])).sum::<f64>() / n
+        })
         .collect();
     for (compact, slices) in [(false, 1), (true, 2)] {
         let compact = compact && program.compact();

@@ -281,5 +281,8 @@ fn random_differs_in_the_method_alone() {
         .replace("amount = \"{amount}\"\n", "")
         .replace("amount = [\"10%\", \"20%\"]", "");
     let cells = self::study(&rank).unwrap().cells(|_| true).unwrap();
-    assert!(self::study(&rank).unwrap().random("random", "random", &cells[0]).unwrap().is_none(), "no amount, no control");
+    assert!(
+        self::study(&rank).unwrap().random("random", "random", &cells[0]).unwrap().is_none(),
+        "no amount, no control"
+    );
 }
