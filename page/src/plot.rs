@@ -183,7 +183,7 @@ impl Scale {
             return round_steps(self.low, self.high, about);
         }
         let (low, high) = (self.value(self.low), self.value(self.high));
-        if high / low < 3.0 {
+        if high / low < 10.0 {
             return round_steps(low, high, about).into_iter().filter_map(|v| self.at(v)).collect();
         }
         let within = |digits: &[f64]| {
