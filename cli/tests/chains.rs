@@ -86,7 +86,7 @@ fn a_hash_of_one_class_and_a_pruning_of_another() {
         assert_eq!(parts(&report["stages"][0])[0].1, "hashed");
         let achieved = &report["stages"][1]["achieved"];
         assert_eq!(achieved["pruned"].as_f64().unwrap(), (achieved["prunable"].as_f64().unwrap() * 0.8 + 0.5).floor());
-        assert!(bytes(&report) * 3 < report["model"]["bytes"].as_u64().unwrap(), "{}", bytes(&report));
+        assert!(bytes(&report) * 5 < report["model"]["bytes"].as_u64().unwrap() * 2, "{}", bytes(&report));
     }
 }
 
