@@ -59,7 +59,7 @@ fn a_killed_run_leaves_the_old_output_or_the_new_one() {
             generations.push(output(&folder, name));
         }
         let clean = folder.names();
-        for round in 0..24 {
+        for round in 0..16 {
             // What there is now, and what the killed run is about to put in its place.
             let target = round % 2;
             folder.write("p.toml", text(["50%", "80%"][target]));
