@@ -144,9 +144,21 @@ fn save(job: &Job<'_>, weights: &BTreeMap<String, Vec<f32>>, path: &Path) -> Res
     for (index, (values, spec)) in chosen.iter().enumerate() {
         let mut bytes = vec![0; values.len() * spec.dtype.float_bytes().unwrap_or(4)];
         from_f32(&spec.dtype, values, &mut bytes);
+        keep_from_zero(values, &mut bytes);
         writer.write_at(index, 0, &bytes)?;
     }
     writer.finish()?.persist(path)
+}
+
+/// A weight that is there is not taken for a pruned one: what a narrow type would round to zero becomes its smallest number.
+fn keep_from_zero(values: &[f32], bytes: &mut [u8]) {
+    let width = bytes.len() / values.len().max(1);
+    for (v, b) in values.iter().zip(bytes.chunks_mut(width.max(1))) {
+        let (last, rest) = (b.len() - 1, &b[..b.len() - 1]);
+        if *v != 0.0 && b[last] & 0x7f == 0 && rest.iter().all(|b| *b == 0) {
+            b[0] |= 1;
+        }
+    }
 }
 
 /// The masks that are held: zeros of the tensors that were pruned.

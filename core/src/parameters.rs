@@ -367,11 +367,16 @@ fn scale_of(scales: &Scales, element: u64) -> u64 {
     element / scales.inner % scales.values.len() as u64
 }
 
-/// Each value as a type stores it, within its range.
+/// Each value as a type stores it, within its range; what is not zero stays so, lest it be taken for pruned.
 fn round(dtype: &Dtype, values: &mut [f32]) {
-    let most = if *dtype == Dtype::F16 { half::f16::MAX.to_f32() } else { half::bf16::MAX.to_f32() };
+    let (most, least) = match dtype {
+        Dtype::F16 => (half::f16::MAX.to_f32(), half::f16::from_bits(1).to_f32()),
+        _ => (half::bf16::MAX.to_f32(), half::bf16::from_bits(1).to_f32()),
+    };
+    for v in values.iter_mut().filter(|v| **v != 0.0) {
+        *v = v.abs().clamp(least, most).copysign(*v);
+    }
     let mut bytes = vec![0; 2 * values.len()];
-    values.iter_mut().for_each(|v| *v = v.clamp(-most, most));
     from_f32(dtype, values, &mut bytes);
     to_f32(dtype, &bytes, values);
 }

@@ -143,6 +143,10 @@ impl Run<'_> {
             let base = self.weights.tensors[id].base.clone();
             let name = &before.model.tensors()[id].name;
             self.weights.tensors[id] = before.trained(id, theta, base).map_err(|e| e.at(format!("\"{name}\"")))?;
+            // Which products and sums are zero by chance nobody has counted.
+            if self.weights.terms(id).is_some() {
+                self.plan.map.part_range(id).for_each(|part| self.pruned[part] = None);
+            }
         }
         Ok(trained)
     }

@@ -26,6 +26,10 @@ impl Run<'_> {
         for encoded in done {
             if let Some(state) = encoded.state {
                 self.weights.tensors[encoded.tensor] = state;
+                // A product of coded factors may be zero where that of the factors was not.
+                for (part, stats) in self.plan.map.part_range(encoded.tensor).zip(&encoded.parts) {
+                    self.pruned[part] = self.pruned[part].map(|_| stats.zeros);
+                }
             }
         }
         Ok(report)
