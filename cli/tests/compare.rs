@@ -310,7 +310,7 @@ fn what_is_wrong_is_refused_before_anything_is_written() {
         ),
         (good.replace("\"20%\"", "\"120%\""), &[], 2, &["120%", "candidate \"magnitude\""]),
         (good.replace("\"accuracy\"", "\"accurcy\""), &[], 2, &["accurcy", "did you mean \"accuracy\""]),
-        (good.replace("model.onnx", "nowhere.onnx"), &[], 1, &["nowhere.onnx", "no such file"]),
+        (good.replace("model.onnx", "nowhere.onnx"), &[], 2, &["nowhere.onnx", "does not exist"]),
         (good.clone(), &["--resume"], 2, &["--resume", "no interrupted study"]),
     ] {
         folder.write("s.toml", &text);

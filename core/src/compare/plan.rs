@@ -116,6 +116,8 @@ impl<'s> Comparison<'s> {
                     notes.push(format!("the control \"{}\" is left out: {e}", cell.candidate));
                     continue;
                 }
+                // What the shared part has wrong is no one cell's mistake.
+                Err(e) if kind == Kind::Dense => return Err(e),
                 Err(e) => return Err(e.at(format!("\"{}\"", label(&cell.candidate, &cell.sweep)))),
             };
             let key = files.key(&cell.recipe, &plan, libraries, watch)?;
