@@ -5,7 +5,7 @@
 
 The matrix is what trained ones look like: normal noise over directions that fall off slowly, σ_i ~ i^-1/2. Runs take turns;
 numpy runs in a process of its own with OpenBLAS as it comes (whatever kernel the environment names for it is unset), ours
-as the example `speed` of the crate, both with all cores. The method alone is timed, not reading and writing.
+as the example `svd_speed` of the crate, both with all cores. The method alone is timed, not reading and writing.
 """
 import argparse
 import os
@@ -53,7 +53,7 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/compress-bench"))
     args = parser.parse_args()
-    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "compress-low-rank", "--example", "speed"],
+    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "compress-low-rank", "--example", "svd_speed"],
                    cwd=ROOT, check=True)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
     args.work.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def main():
     a = matrix(args.size)
     a.astype("<f4").tofile(file)
     env = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-    ours = [str(target / "examples/speed"), str(file), str(args.size), str(args.size), str(args.rank), str(factors)]
+    ours = [str(target / "examples/svd_speed"), str(file), str(args.size), str(args.size), str(args.rank), str(factors)]
     peer = [sys.executable, "-c", PEER, str(file), str(args.size), str(spectrum)]
     rows = [(run(ours, env), run(peer, env)) for _ in range(args.runs)]
     ratios = sorted(p[0] / o[0] for o, p in rows)

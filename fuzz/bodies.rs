@@ -4,10 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use compress_core::class::resolve::ClassMap;
+use compress_core::encode::outline::{ROLES, i8_type, i64_type, u8_type};
+use compress_core::encode::{Decoder, Outline, PackedLayout, PieceOutline, ReadAt, TermOutline, ValueCoding};
 use compress_core::format::{CreateOptions, Format, OpenOptions};
 use compress_core::mask::MaskFile;
 use compress_core::model::Model;
 use compress_core::recipe::Recipe;
+use compress_core::tensor::Dtype;
 
 /// Bytes as a .onnx file: opened, classified, read, and written again.
 pub fn onnx(data: &[u8]) {
@@ -24,6 +27,112 @@ pub fn recipe(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = Recipe::parse(text, Path::new("pipeline.toml"));
     }
+}
+
+/// Bytes as a packed tensor: terms and pieces that mostly fit together, and what is in them. What is opened reads alike
+/// in one piece and in two.
+pub fn packed(data: &[u8]) {
+    let mut bytes = data.iter().copied();
+    let mut next = || bytes.next().unwrap_or(0);
+    let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F64][usize::from(next() % 4)].clone();
+    let shape: Vec<u64> = (0..next() % 4).map(|_| u64::from(next())).collect();
+    let n: u64 = shape.iter().product::<u64>().min(1 << 24);
+    let (mut terms, mut pieces) = (Vec::new(), Vec::new());
+    for _ in 0..next() % 4 {
+        let layout = PackedLayout::ALL[usize::from(next() % 5)];
+        let values = match next() % 12 {
+            0 | 1 => ValueCoding::Plain,
+            2 => ValueCoding::F16,
+            3 => ValueCoding::Bf16,
+            4 => ValueCoding::Int8,
+            b => ValueCoding::Codebook(b - 4),
+        };
+        let (count, rows) = (u64::from(next()), u64::from(next().max(1)));
+        let outline = likely(&dtype, &shape, n, (layout, values), count, rows);
+        let mut outlines: Vec<PieceOutline> = outline;
+        // Now and then something else than what would fit.
+        match next() {
+            0 => drop(outlines.pop()),
+            1 => outlines.push(PieceOutline::new(ROLES[usize::from(next()) % ROLES.len()], u8_type(), vec![count])),
+            2 => outlines.iter_mut().for_each(|p| p.shape.push(1)),
+            3 => outlines.iter_mut().for_each(|p| p.shape.iter_mut().for_each(|d| *d += 1)),
+            4 => outlines.iter_mut().for_each(|p| p.dtype = i8_type()),
+            5 => outlines.iter_mut().for_each(|p| p.shape.iter_mut().for_each(|d| *d <<= 40)),
+            _ => {}
+        }
+        let fill = next();
+        let mut made: Vec<Box<dyn ReadAt>> = Vec::new();
+        for piece in &outlines {
+            let bytes = piece.shape.iter().try_fold(8u64, |n, d| n.checked_mul(*d)).map_or(0, |n| n.min(1 << 19));
+            made.push(Box::new((0..bytes).map(|i| if i < 512 { next() } else { fill }).collect::<Vec<u8>>()));
+        }
+        terms.push(TermOutline { layout, values, pieces: outlines });
+        pieces.push(made);
+    }
+    let width = dtype.float_bytes().unwrap_or(1) as u64;
+    let Ok(decoder) = Decoder::new(Outline { dtype, shape, terms }, pieces, 4096) else { return };
+    let total = (n * width).min(1 << 20) as usize;
+    let (mut whole, mut parts) = (vec![0; total], vec![0; total]);
+    let middle = total / 3;
+    let (first, second) = parts.split_at_mut(middle);
+    if decoder.read_at(0, &mut whole).is_ok() {
+        decoder.read_at(0, first).expect("it was read before");
+        decoder.read_at(middle as u64, second).expect("it was read before");
+        assert!(whole == parts, "read otherwise in two pieces");
+    }
+}
+
+/// Pieces that fit a term, where `count` values do.
+fn likely(
+    dtype: &Dtype,
+    shape: &[u64],
+    n: u64,
+    (layout, values): (PackedLayout, ValueCoding),
+    count: u64,
+    rows: u64,
+) -> Vec<PieceOutline> {
+    let mut pieces = Vec::new();
+    let mut array = |names: [&'static str; 3], dims: Vec<u64>, scale: Vec<u64>| {
+        let mut packed = dims.clone();
+        let kind = match values {
+            ValueCoding::Plain => dtype.clone(),
+            ValueCoding::F16 => Dtype::F16,
+            ValueCoding::Bf16 => Dtype::Bf16,
+            ValueCoding::Int8 => i8_type(),
+            ValueCoding::Codebook(bits) => {
+                packed.iter_mut().last().into_iter().for_each(|d| *d = (*d * u64::from(bits)).div_ceil(8));
+                u8_type()
+            }
+        };
+        pieces.push(PieceOutline::new(names[0], kind, packed));
+        match values {
+            ValueCoding::Int8 => pieces.push(PieceOutline::new(names[1], Dtype::F32, scale)),
+            ValueCoding::Codebook(bits) => pieces.push(PieceOutline::new(names[2], dtype.clone(), vec![1 << bits])),
+            _ => {}
+        }
+    };
+    let plain = ["values", "scale", "codebook"];
+    let mut one_axis = vec![1; shape.len()];
+    if let Some(axis) = shape.iter().position(|d| rows.is_multiple_of(2) && *d > 1) {
+        one_axis[axis] = shape[axis];
+    }
+    match layout {
+        PackedLayout::Dense => array(plain, vec![n], one_axis),
+        PackedLayout::Mask | PackedLayout::Deltas => array(plain, vec![count], one_axis),
+        PackedLayout::Hashed => array(plain, vec![count], vec![1]),
+        PackedLayout::Factored => {
+            let (cols, rank) = (n / rows, count % 16);
+            array(["u", "u_scale", "u_codebook"], vec![rows, rank], vec![rows, 1]);
+            array(["v", "v_scale", "v_codebook"], vec![rank, cols], vec![1, cols]);
+        }
+    }
+    match layout {
+        PackedLayout::Mask => pieces.push(PieceOutline::new("mask", u8_type(), vec![n.div_ceil(8)])),
+        PackedLayout::Deltas => pieces.push(PieceOutline::new("deltas", u8_type(), vec![count])),
+        PackedLayout::Hashed => pieces.push(PieceOutline::new("hash", i64_type(), vec![5])),
+        _ => {}
+    }
+    pieces
 }
 
 /// Bytes as a mask file.

@@ -1,8 +1,14 @@
 #!/usr/bin/env python3
-"""Makes the small seeds of the fuzz targets (numpy, onnx and safetensors are needed): python3 fuzz/make_seeds.py"""
+"""Makes the small seeds of the fuzz targets (numpy, onnx and safetensors are needed):
+
+    python3 fuzz/make_seeds.py [COMPRESS]     COMPRESS is the binary; without it the packed models are left as they are
+"""
 import json
 import pathlib
 import struct
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import onnx
@@ -103,6 +109,40 @@ def varint(n):
     return out + bytes([n])
 
 
+def packed():
+    """Bytes for the target `packed`: type, shape, and for each term layout, coding, count, rows, no change, filling."""
+    def seed(name, shape, terms, body=b""):
+        head = bytes([rng.integers(0, 4), len(shape), *shape, len(terms)])
+        (SEEDS / "packed" / name).write_bytes(head + b"".join(bytes([*t, 99, 1]) + body for t in terms))
+
+    for layout, name in enumerate(("dense", "mask", "deltas", "factored", "hashed")):
+        for coding, values in enumerate(("plain", "plain", "f16", "bf16", "int8", "codebook-1")):
+            body = {1: bytes(4 * 4) + b"\x0f\0\0", 2: bytes(4 * 4) + b"\1\2\3\4"}.get(layout, b"\1\2\3\4" * 30)
+            seed(f"{name}-{values}", (4, 6), [(layout, coding, 4, 4)], body)
+    seed("sum", (4, 6), [(3, 1, 2, 4), (1, 1, 4, 4)], bytes(rng.integers(0, 256, 200).tolist()))
+
+
+def packed_models(binary):
+    """Small models, packed by the program itself: layouts and codings that a recipe can ask for, in both formats."""
+    w, v = (rng.normal(size=s).astype(np.float32) for s in ((24, 16), (16, 8)))
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 24])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])], [tensor("w", w), tensor("v", v)])
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "in.onnx")
+        save_file({"w": w, "v": v}, folder / "in.safetensors")
+        for kind in ("onnx", "safetensors"):
+            for amount, values in (("80%", "f32"), ("97%", "f32"), ("80%", "int8"), ("80%", "codebook:3"), ("10%", "bf16")):
+                output = f"packed-{amount[:-1]}-{values.replace(':', '')}.{kind}"
+                (folder / "p.toml").write_text(
+                    f'model = "in.{kind}"\noutput = "{output}"\n[[stage]]\nmethod = "magnitude"\n'
+                    f'scheme = "class-blind"\namount = "{amount}"\n[[stage]]\nencode = "sparse"\nvalues = "{values}"\n')
+                subprocess.run([binary, folder / "p.toml", "--force", "--quiet"], check=True)
+                (SEEDS / kind / output).write_bytes((folder / output).read_bytes())
+
+
 def recipes():
     (SEEDS / "recipe" / "everything.toml").write_text('''model = ["encoder.onnx", "decoder.onnx"]
 output = "out"
@@ -144,9 +184,12 @@ values = "codebook:4"
     (SEEDS / "recipe" / "wrong.toml").write_text('model = 3\namont = "80%"\n[[stage]]\nmethod = "x"\namount = "-3%"\npattern = "9:4"\n')
 
 
-for name in ("onnx", "safetensors", "recipe", "mask"):
+for name in ("onnx", "safetensors", "recipe", "mask", "packed"):
     (SEEDS / name).mkdir(parents=True, exist_ok=True)
 safetensors()
 masks()
 onnx_models()
 recipes()
+packed()
+if len(sys.argv) > 1:
+    packed_models(str(pathlib.Path(sys.argv[1]).resolve()))

@@ -63,6 +63,10 @@ pub enum Command {
         #[command(flatten)]
         general: GeneralArgs,
     },
+    /// Write a packed model plain and dense again, exactly what the small file means
+    ///
+    /// Reads the legacy formats sparse-bitmask and sparse-24-bitmask of compressed-tensors too.
+    Decompress(DecompressArgs),
     /// Compare candidates of a study at equal bytes and equal quality, with controls; finished cells are kept
     Compare(CompareArgs),
     /// One cell of a study, for `compare` itself
@@ -88,6 +92,35 @@ pub enum Command {
         #[command(subcommand)]
         operation: PluginCommand,
     },
+}
+
+/// The arguments of `decompress`.
+#[derive(ClapArgs, Debug)]
+pub struct DecompressArgs {
+    /// A .onnx or .safetensors file, or a folder with model.safetensors.index.json; several are one model
+    #[arg(value_name = "MODEL", required = true)]
+    pub model: Vec<PathBuf>,
+    /// Where it is written: a file, or a folder where the model is a folder or several files
+    #[arg(short = 'o', long = "output", value_name = "FILE", required = true)]
+    pub output: PathBuf,
+    /// Decode everything and print what would be written, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Nothing is kept of an interrupted decompression: this starts anew, as without it
+    #[arg(long)]
+    pub resume: bool,
+    /// As --resume
+    #[arg(long)]
+    pub finish: bool,
+    #[command(flatten)]
+    pub plugins: PluginArgs,
+    #[command(flatten)]
+    pub open: OpenArgs,
+    #[command(flatten)]
+    pub general: GeneralArgs,
 }
 
 /// Operations on masks (1 = kept).

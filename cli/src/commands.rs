@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::CommandFactory;
 use compress_core::class::resolve::ClassMap;
+use compress_core::decompress;
 use compress_core::drive::{self, RunOptions};
 use compress_core::error::{Error, Result, did_you_mean};
 use compress_core::format::OpenOptions;
@@ -19,7 +20,9 @@ use compress_core::recipe::{Evaluate, Metric, ModelPaths, Recipe, StageKind};
 use compress_core::registry::{self, Listener, Registry};
 use compress_core::report;
 
-use crate::args::{Args, Command, GeneralArgs, MaskArgs, MaskCommand, OpenArgs, PluginArgs, PluginCommand, RunArgs};
+use crate::args::{
+    Args, Command, DecompressArgs, GeneralArgs, MaskArgs, MaskCommand, OpenArgs, PluginArgs, PluginCommand, RunArgs,
+};
 use crate::bar::Bar;
 use crate::{builtin, compare, emit};
 
@@ -48,6 +51,7 @@ pub fn dispatch(args: Args) -> Result<()> {
         Some(Command::Evaluate { recipe, model, open, general }) => {
             evaluate(&recipe, model.as_deref(), &open, &general)
         }
+        Some(Command::Decompress(args)) => decompress(&args),
         Some(Command::Compare(args)) => compare::compare(&args),
         Some(Command::Cell(args)) => compare::cell::cell(&args),
         Some(Command::Mask { operation }) => masks(operation),
@@ -154,6 +158,21 @@ fn evaluate(path: &Path, model: Option<&Path>, open: &OpenArgs, general: &Genera
     let plan = Plan::new(&setup, &recipe, false)?;
     let found = drive::evaluate(&plan, &metrics, watch).inspect_err(|_| bar.end())?;
     emit(&report::render_metrics(&found))
+}
+
+fn decompress(args: &DecompressArgs) -> Result<()> {
+    // No method has a say in what a file means, but one that cannot be loaded is a mistake all the same.
+    registry_for(None, &args.plugins)?;
+    prepare(&args.general)?;
+    let formats = builtin::formats();
+    let model = Model::open(&formats, &args.model, &open_options(&args.open))?;
+    let bar = progress(&args.general);
+    let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };
+    let options = decompress::Options { dry_run: args.dry_run, force: args.force };
+    let done = decompress::decompress(&model, &args.output, &options, watch).inspect_err(|_| bar.end())?;
+    done.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let text = report::render_decompressed(&done, &args.output.display().to_string());
+    if args.general.quiet { Ok(()) } else { emit(&text) }
 }
 
 fn masks(operation: MaskCommand) -> Result<()> {

@@ -47,7 +47,7 @@ fn each_mistake_is_one_sentence_and_writes_nothing() {
         (stage("amount = 99999"), &[], 2, &["99999 is out of range", "1064 weights"]),
         (stage(""), &[], 2, &["\"amount\" is missing"]),
         (stage("amount = 1\nscheme = \"class-bind\""), &[], 2, &["did you mean \"class-blind\""]),
-        (stage("amount = 1\nclasses = [\"atention\"]"), &[], 2, &["\"atention\" matches no class", "\"attention\""]),
+        (stage("amount = 1\nclasses = [\"atention\"]"), &[], 2, &["\"atention\" matches no class", "\"attn\""]),
         (stage("amount = { \"z*\" = 1 }"), &[], 2, &["\"z*\" matches no class"]),
         (stage("amount = 1\nallow_empty = [\"z*\"]"), &[], 2, &["\"z*\" matches no tensor"]),
         (stage("amount = 1\noptions = { a = 1 }"), &[], 2, &["\"magnitude\"", "\"a\""]),

@@ -25,6 +25,11 @@ fn safetensors() {
 }
 
 #[test]
+fn packed() {
+    replay("packed", bodies::packed);
+}
+
+#[test]
 fn recipes() {
     replay("recipe", bodies::recipe);
 }

@@ -220,6 +220,43 @@ fn encoded_weights_are_trained_in_their_encoding() {
     }
 }
 
+/// So are factors and shared weights, coded or not: the file has as many of them as before, and loses less.
+#[test]
+fn factors_and_shared_weights_are_trained_as_such() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    let evaluate = "[[stage]]\nevaluate = [\"loss\"]\n";
+    let train = "[[stage]]\nretrain = { epochs = 2, rate = 1e-3 }\n";
+    for (i, (method, encode)) in [
+        ("method = \"low-rank\"\noptions = { share = 0.4 }", ""),
+        ("method = \"low-rank\"\noptions = { share = 0.4 }", "[[stage]]\nencode = \"auto\"\nvalues = \"int8\"\n"),
+        ("method = \"hashing\"\noptions = { ratio = 4.0 }\nclasses = [\"softmax\", \"*.layer2\"]", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let stages = format!("[[stage]]\n{method}\n{encode}{evaluate}");
+        let (plain, trained) = (format!("p{i}"), format!("t{i}"));
+        recipe(folder, &plain, &stages);
+        recipe(folder, &trained, &format!("{stages}{train}{evaluate}"));
+        let report = |name: &str| -> serde_json::Value {
+            succeeds(folder, &[&format!("{name}.toml"), "--report", &format!("{name}.json")]);
+            serde_json::from_slice(&bytes(folder.join(format!("{name}.json")))).expect("a report")
+        };
+        let (plain, trained) = (report(&plain), report(&trained));
+        let size = |r: &serde_json::Value| r["output"]["bytes"].as_u64().expect("a number");
+        assert_eq!(size(&plain), size(&trained), "{method} {encode}");
+        let losses: Vec<f64> = trained["stages"]
+            .as_array()
+            .expect("stages")
+            .iter()
+            .filter_map(|s| s["metrics"]["loss"].as_f64())
+            .collect();
+        let (before, after) = (losses[0], losses[losses.len() - 1]);
+        assert!(after < 0.9 * before, "{method} {encode}: {losses:?}");
+    }
+}
+
 #[test]
 fn a_model_without_a_graph_is_sent_elsewhere() {
     let temp = tempfile::tempdir().unwrap();

@@ -22,8 +22,8 @@ use crate::prune::{PartCount, Pruned, Pruning};
 use crate::recipe::{MethodStage, Retrain, Stage, Training};
 use crate::registry::{Instance, Origin, Registered};
 use crate::report::{
-    self, Achieved, ClassReport, CompressReport, ModelReport, OutputReport, Report, StageClass, StageReport, Untouched,
-    asked,
+    self, Achieved, ClassReport, CompressReport, FactoredTensor, ModelReport, OutputReport, Report, StageClass,
+    StageReport, Unreached, Untouched, asked,
 };
 use crate::state::State;
 use crate::tensor::TensorId;
@@ -182,6 +182,12 @@ impl<'p> Run<'p> {
             self.report.stages.push(report);
             self.keep(planned.stage.number)?;
         }
+        if let Some((work, after)) = &plan.implied {
+            let report = self.pack(work)?;
+            if let Some(stage) = self.report.stages.get_mut(*after) {
+                stage.tensors = report.tensors;
+            }
+        }
         Ok(())
     }
 
@@ -235,16 +241,26 @@ impl<'p> Run<'p> {
     }
 
     fn prune(&mut self, work: &PruneWork<'p>, seed: u64, portion: f64) -> Result<StageReport> {
-        if self.is_unmeasured(work.method, &work.evidence) {
+        if self.is_unmeasured(work) {
             return Ok(encoding::unmeasured());
         }
         if work.stage.residual {
             return self.prune_residual(work, seed);
         }
         self.refuse_sums(&work.parts)?;
-        let pruned = self.selected(work, &self.weights, &work.parts, seed, portion)?;
-        let report = self.stage_report(work.stage, &pruned, &[]);
+        let job = self.pruning(work, &self.weights, &work.parts, seed, portion)?;
+        let (pruned, solved) = match self.target_bytes(work) {
+            Some((amount, bytes)) => self.prune_to_size(work, &job, amount, bytes)?,
+            None => (job.run()?, None),
+        };
+        let mut report = self.stage_report(work.stage, &pruned, &[]);
+        if let Some(solved) = solved {
+            report.asked.extend(solved.asked);
+            report.warnings.extend(solved.warnings);
+            self.ahead = solved.ahead;
+        }
         self.adopt_rules(pruned);
+        self.tell_unreached(&mut report, work.method, &work.options, &work.evidence, &work.parts)?;
         Ok(report)
     }
 
@@ -257,10 +273,22 @@ impl<'p> Run<'p> {
         seed: u64,
         portion: f64,
     ) -> Result<Pruned> {
+        self.pruning(work, weights, parts, seed, portion)?.run()
+    }
+
+    /// A selection that is ready to run.
+    fn pruning<'a>(
+        &'a self,
+        work: &PruneWork<'a>,
+        weights: &'a Weights<'a>,
+        parts: &'a [usize],
+        seed: u64,
+        portion: f64,
+    ) -> Result<Pruning<'a>> {
         let card = work.method.card();
         let instance = Several::create(work.method, &work.options, seed)?;
-        let evidence = self.evidence_for(work.method, &work.evidence, parts)?;
-        let job = Pruning {
+        let evidence = self.evidence_for(work.method, &work.options, &work.evidence, parts)?;
+        Ok(Pruning {
             weights,
             map: &self.plan.map,
             stage: work.stage,
@@ -271,8 +299,7 @@ impl<'p> Run<'p> {
             output: self.plan.recipe.output()?,
             portion,
             watch: self.watch,
-        };
-        job.run()
+        })
     }
 
     /// Prunes what was selected.
@@ -290,15 +317,16 @@ impl<'p> Run<'p> {
     fn evidence_for(
         &self,
         method: &Registered,
+        options: &Options,
         planned: &Option<Arc<EvidenceFile>>,
         parts: &[usize],
     ) -> Result<Option<(Arc<EvidenceFile>, Vec<EvidenceKind>)>> {
-        let kinds: Vec<EvidenceKind> = method.card().evidence.iter().map(|(kind, _)| *kind).collect();
+        let kinds = method.card().reads(options);
         let file = match (planned, &self.plan.recipe.evidence) {
             (Some(file), _) => file.clone(),
-            (None, Some(path)) if !kinds.is_empty() => {
+            (None, Some(path)) if !kinds.is_empty() && path.exists() => {
                 let file = EvidenceFile::open(path, self.plan.model.tensors())?;
-                self.plan.check_evidence(method, &file, parts)?;
+                self.plan.check_evidence(method, options, &file, parts)?;
                 Arc::new(file)
             }
             _ => return Ok(None),
@@ -306,10 +334,31 @@ impl<'p> Run<'p> {
         Ok(Some((file, kinds)))
     }
 
+    /// Lists the rows that go first because the data of the evidence never reached them.
+    fn tell_unreached(
+        &self,
+        report: &mut StageReport,
+        method: &Registered,
+        options: &Options,
+        planned: &Option<Arc<EvidenceFile>>,
+        parts: &[usize],
+    ) -> Result<()> {
+        let Some((file, kinds)) = self.evidence_for(method, options, planned, parts)? else { return Ok(()) };
+        let tensors: BTreeSet<TensorId> = parts.iter().map(|p| self.plan.map.parts[*p].tensor).collect();
+        let infos = tensors.iter().map(|t| &self.plan.model.tensors()[*t]);
+        report.unreached = crate::unreached::unreached(&file, &kinds, infos)?;
+        report.warnings.extend(report.unreached.iter().map(Unreached::describe));
+        Ok(())
+    }
+
     /// Whether a dry run lacks evidence that an earlier stage would measure.
-    fn is_unmeasured(&self, method: &Registered, planned: &Option<Arc<EvidenceFile>>) -> bool {
+    fn is_unmeasured(&self, work: &PruneWork<'_>) -> bool {
+        self.lacks_evidence(work.stage, work.method, &work.evidence)
+    }
+
+    fn lacks_evidence(&self, stage: &MethodStage, method: &Registered, planned: &Option<Arc<EvidenceFile>>) -> bool {
         let reads = !method.card().evidence.is_empty();
-        self.options.dry_run && reads && planned.is_none() && self.plan.recipe.evidence.is_some()
+        self.options.dry_run && reads && planned.is_none() && self.plan.is_measured_before(stage)
     }
 
     fn stage_report(&self, stage: &MethodStage, done: &Pruned, left: &[(TensorId, String)]) -> StageReport {
@@ -380,10 +429,14 @@ impl<'p> Run<'p> {
         Ok(())
     }
 
-    fn outlook(&self) -> Result<Outlook> {
+    /// What formats are told of any output of this run.
+    fn like(&self) -> Result<CreateOptions> {
         let recipe = Some(self.plan.recipe.portable_text()?);
-        let like = CreateOptions { force: self.options.force, recipe, ..CreateOptions::default() };
-        Outlook::of(&self.packer, &self.weights, &like, self.watch)
+        Ok(CreateOptions { force: self.options.force, recipe, ..CreateOptions::default() })
+    }
+
+    fn outlook(&self) -> Result<Outlook> {
+        Outlook::of(&self.packer, &self.weights, &self.like()?, self.watch)
     }
 
     fn write(&mut self) -> Result<Written> {
@@ -391,6 +444,7 @@ impl<'p> Run<'p> {
         let outlook = self.outlook()?;
         self.predicted = Some(outlook.bytes);
         let written = output::write(&self.weights, &self.plan.map, recipe.output()?, &outlook, self.watch)?;
+        self.report.warnings.extend(written.warnings());
         for (part, meant) in self.pruned.iter().enumerate() {
             if let Some(meant) = meant
                 && *meant != written.zeros[part]
@@ -462,6 +516,7 @@ impl<'p> Run<'p> {
             sha256: None,
             bytes: Some(written.bytes()),
             predicted_bytes: self.predicted,
+            factored: written.factored.iter().map(|(tensor, faster)| FactoredTensor::new(tensor, *faster)).collect(),
         };
         if self.options.report.is_some() {
             let named = files.iter().map(|f| (f.name.as_str(), f.path.as_path()));
@@ -492,6 +547,7 @@ pub fn write_report(path: &Path, text: &str) -> Result<()> {
 mod encoding;
 mod model;
 mod pack;
+mod size;
 pub use model::evaluate;
 pub use pack::CodingRecord;
 

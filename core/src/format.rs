@@ -65,6 +65,16 @@ pub trait Source: Send + Sync {
         let _ = id;
         None
     }
+    /// Whether a tensor is stored otherwise than dense: packed, or sparse by the format's own means.
+    fn folded(&self, id: TensorId) -> bool {
+        self.packed(id).is_some()
+    }
+    /// Whether the model multiplies with the factors of a packed tensor, which is faster; `false` where it puts the tensor
+    /// together first, `None` where the tensor is not factored or the format has no graph.
+    fn multiplies(&self, id: TensorId) -> Option<bool> {
+        let _ = id;
+        None
+    }
     /// Warnings met on opening, for the reader of the report.
     fn warnings(&self) -> &[String] {
         &[]
@@ -187,6 +197,10 @@ pub trait Sink: Send {
 pub trait Staged: Send {
     /// The files with their final names (relative to the output's folder, or within the output folder) and bytes.
     fn files(&self) -> Vec<StagedFile>;
+    /// What the user should know of it: changes beside the tensors.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Opens what was written, for comparison with what was meant.
     fn reopen(&self) -> Result<Box<dyn Source>>;
     /// Puts it under its name, atomically, and removes what it replaces.

@@ -8,6 +8,7 @@ pub mod bleu;
 pub mod class;
 pub mod compare;
 pub mod convert;
+pub mod decompress;
 pub mod drive;
 pub mod encode;
 pub mod engine;
@@ -40,6 +41,7 @@ pub mod spool;
 pub mod state;
 pub mod stfile;
 pub mod tensor;
+pub mod unreached;
 pub mod weights;
 
 pub use error::{Error, Result};

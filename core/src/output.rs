@@ -75,6 +75,8 @@ pub struct Written {
     pub zeros: Vec<u64>,
     /// Bytes that each tensor takes in the output.
     pub stored_bytes: Vec<u64>,
+    /// Factored tensors, and whether the model multiplies with their factors.
+    pub factored: Vec<(String, bool)>,
 }
 
 /// Writes the weights as a model like the input, then opens it again and compares it with what was meant.
@@ -126,8 +128,13 @@ pub fn write(
         watch.check()?;
     }
     watch.progress.end();
-    let mut written =
-        Written { staged, folder, zeros: vec![0; map.parts.len()], stored_bytes: vec![0; model.tensors().len()] };
+    let mut written = Written {
+        staged,
+        folder,
+        zeros: vec![0; map.parts.len()],
+        stored_bytes: vec![0; model.tensors().len()],
+        factored: Vec::new(),
+    };
     written.verify(model, map, &sums, watch)?;
     Ok(written)
 }
@@ -171,6 +178,9 @@ impl Written {
                 return Err(differs(&meant.name, "its shape or type is another"));
             }
             self.stored_bytes[id] = info.stored_bytes;
+            if let Some(multiplies) = sources[source].multiplies(found) {
+                self.factored.push((meant.name.clone(), multiplies));
+            }
             let blocks = meant.dense_bytes().div_ceil(BLOCK_BYTES as u64);
             work.extend((0..blocks).map(|block| (id, source, found, block)));
         }
@@ -209,6 +219,11 @@ impl Written {
     /// The files with their final names.
     pub fn files(&self) -> Vec<StagedFile> {
         self.staged.iter().flat_map(|s| s.files()).collect()
+    }
+
+    /// What the user should know of the files.
+    pub fn warnings(&self) -> Vec<String> {
+        self.staged.iter().flat_map(|s| s.warnings()).collect()
     }
 
     /// Total bytes.

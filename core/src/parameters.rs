@@ -9,11 +9,12 @@
 //! | plain | the values | θ_k | g_k |
 //! | f16, bf16 | the values, in f32 while they are trained | θ_k rounded | g_k (straight through the rounding) |
 //! | codebook | the entries | θ_{index k} | Σ of g over the weights of an entry (Han, Mao & Dally, ICLR 2016, § 3) |
-//! | int8 | the scales | q_k · θ_{scale of k} | Σ of q·g over the weights under a scale |
+//! | int8 | the scales · 128 | q_k · θ_{scale of k} / 128 | Σ of q·g / 128 over the weights under a scale |
 //!
 //! and these values are, by layout: the kept weights (dense, mask, deltas: all others stay zero), buckets
 //! (w = ±b[h(i)]: a bucket's gradient is the signed sum over its weights; Chen et al., ICML 2015, eq. 12), or the factors
-//! of U·V (∂U = G·Vᵀ, ∂V = Uᵀ·G). An entry of a codebook that is zero stays zero.
+//! of U·V (∂U = G·Vᵀ, ∂V = Uᵀ·G). An entry of a codebook that is zero stays zero. Scales are trained times 128, which makes
+//! them as large as the weights under them: one learning rate suits all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -142,6 +143,8 @@ enum Coded {
     Scaled { codes: Vec<i8>, scale: Vec<u32> },
 }
 
+/// What scales are trained times: a power of two, which rounds nothing.
+const UNIT: f32 = 128.0;
 /// The place of a value that is no weight.
 const FILLER: u32 = u32::MAX;
 /// Rows of a product that are worked on at once.
@@ -202,7 +205,7 @@ impl Parameters {
             Fitted::Int8(scales) => {
                 let scale = kept.iter().map(|i| scale_of(scales, u64::from(*i)) as u32).collect();
                 let codes = codes(1).into_iter().map(|q| q as i8).collect();
-                (Coded::Scaled { codes, scale }, scales.values.clone())
+                (Coded::Scaled { codes, scale }, scales.values.iter().map(|s| s * UNIT).collect())
             }
         };
         let array = all.push(coded, kept.len(), start);
@@ -305,7 +308,9 @@ impl Parameters {
     pub fn fitted(&self, fitted: &Fitted, theta: &[f32]) -> Fitted {
         match fitted {
             // A scale that has changed its sign turns the integers' instead.
-            Fitted::Int8(s) => Fitted::Int8(Scales { values: theta.iter().map(|v| v.abs()).collect(), ..s.clone() }),
+            Fitted::Int8(s) => {
+                Fitted::Int8(Scales { values: theta.iter().map(|v| v.abs() / UNIT).collect(), ..s.clone() })
+            }
             Fitted::Codebook(_) => match fitted.coding() {
                 ValueCoding::Codebook(bits) => Fitted::Codebook(Codebook::new(bits, theta.to_vec(), &self.dtype)),
                 _ => fitted.clone(),
@@ -329,7 +334,7 @@ impl Array {
             }
             Coded::Book { codes, .. } => codes.iter().map(|c| theta[usize::from(*c)]).collect(),
             Coded::Scaled { codes, scale } => {
-                codes.iter().zip(scale).map(|(q, s)| f32::from(*q) * theta[*s as usize]).collect()
+                codes.iter().zip(scale).map(|(q, s)| f32::from(*q) * (theta[*s as usize] / UNIT)).collect()
             }
         }
     }
@@ -349,7 +354,7 @@ impl Array {
             }
             Coded::Scaled { codes, scale } => {
                 for ((q, s), g) in codes.iter().zip(scale).zip(grad) {
-                    sums[*s as usize] += f64::from(*q) * f64::from(*g);
+                    sums[*s as usize] += f64::from(*q) * f64::from(*g) / f64::from(UNIT);
                 }
             }
         }
@@ -539,7 +544,7 @@ impl Pieces<'_> {
                 let of = |k: usize| if scales.len() == 1 { 0 } else { scale(k) as u32 };
                 let scale = (0..count).map(of).collect();
                 let codes = bytes.iter().map(|b| *b as i8).collect();
-                all.push(Coded::Scaled { codes, scale }, count, scales)
+                all.push(Coded::Scaled { codes, scale }, count, scales.into_iter().map(|s| s * UNIT).collect())
             }
             ValueCoding::Codebook(bits) => {
                 let entries = self.floats(&companion("codebook"))?;

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use compress_sdk::{EvidenceKind, Options, card::Need};
+use compress_sdk::{EvidenceKind, Options};
 
+use crate::amount::Amount;
 use crate::class::resolve::ClassMap;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -58,6 +59,8 @@ pub struct Plan<'a> {
     pub warnings: Vec<String>,
     /// What runs the model.
     pub engine: Option<&'a dyn Engine>,
+    /// The encode stage that a size implies where none follows it, and the index of the stage that implies it.
+    pub implied: Option<(PackWork<'a>, usize)>,
 }
 
 /// A stage with what it needs.
@@ -119,11 +122,13 @@ impl<'a> Plan<'a> {
             None => None,
         };
         let warnings = model.warnings().cloned().collect();
-        let mut plan = Plan { recipe, warnings, model, map, from, stages: Vec::new(), engine: setup.engine };
+        let mut plan =
+            Plan { recipe, warnings, model, map, from, stages: Vec::new(), engine: setup.engine, implied: None };
         for stage in &recipe.stages {
             let work = plan.work(setup, stage).map_err(|e| e.at(stage).at(recipe.path.display()))?;
             plan.stages.push(Planned { stage, work });
         }
+        plan.implied = plan.implied(setup)?;
         Ok(plan)
     }
 
@@ -159,6 +164,22 @@ impl<'a> Plan<'a> {
                 env!("CARGO_PKG_VERSION")
             ))
         })
+    }
+
+    /// `encode = "auto"`, where a stage aims at a size and no encode stage follows it.
+    fn implied(&self, setup: &Setup<'_>) -> Result<Option<(PackWork<'a>, usize)>> {
+        static AUTO: LazyLock<EncodeStage> = LazyLock::new(|| EncodeStage {
+            layout: EncodeLayout::Auto,
+            values: EncodeValues::AsTheyAre,
+            classes: vec!["*".into()],
+        });
+        let aims =
+            |p: &Planned<'_>| matches!(&p.stage.kind, StageKind::Method(m) if m.amount.as_ref().is_some_and(sizes));
+        let Some(index) = self.stages.iter().position(aims) else { return Ok(None) };
+        if self.stages[index..].iter().any(|p| matches!(p.work, Work::Pack(_))) {
+            return Ok(None);
+        }
+        Ok(Some((self.pack(setup, &AUTO)?, index)))
     }
 
     /// A tensor is packed as a whole, so all of its parts must be meant.
@@ -230,6 +251,9 @@ impl<'a> Plan<'a> {
             return Err(Error::usage("\"residual\" adds its term once: give \"retrain\" a stage of its own"));
         }
         check_allow_empty(stage, &self.model)?;
+        if method.card().encodes || stage.residual {
+            refuse_size(stage)?;
+        }
         if method.card().encodes {
             return self.encoding(setup, stage, method);
         }
@@ -237,88 +261,122 @@ impl<'a> Plan<'a> {
         let parts = self.map.select(&stage.classes)?;
         self.check_amount(stage, &parts)?;
         self.refuse_packed_sums(&parts, stage.residual)?;
-        let evidence = self.evidence(method, &parts)?;
+        let evidence = self.evidence(method, &options, &parts)?;
         Ok(Work::Prune(PruneWork { stage, method, options, evidence, parts }))
     }
 
     /// Whether the stage says how much is to be pruned, in a way that these parts allow.
     fn check_amount(&self, stage: &MethodStage, parts: &[usize]) -> Result<()> {
         match (&stage.pattern, &stage.amount) {
+            (Pattern::NofM { .. }, Some(amounts)) if sizes(amounts) => Err(Error::usage(format!(
+                "\"pattern\" {} says itself how many weights go, so \"amount\" cannot be a size; leave one out",
+                stage.pattern
+            ))),
             (Pattern::NofM { .. }, _) => Ok(()),
             (_, None) => Err(Error::usage("\"amount\" is missing: how much to prune, such as \"80%\"")),
-            (_, Some(amounts)) if sizes(amounts) => Err(Error::usage(format!(
-                "an amount in bytes needs packed encodings, which are not built yet in version {}; give a share such as \
-                 \"80%\"",
-                env!("CARGO_PKG_VERSION")
-            ))),
+            (_, Some(amounts)) if sizes(amounts) => {
+                let none = Amounts::All(Amount::from_integer(0)?);
+                Populations::new(&self.map, parts, stage.scheme, &none).map(|_| ())
+            }
             (_, Some(amounts)) => Populations::new(&self.map, parts, stage.scheme, amounts).map(|_| ()),
         }
     }
 
-    fn evidence(&self, method: &Registered, parts: &[usize]) -> Result<Option<Arc<EvidenceFile>>> {
+    fn evidence(&self, method: &Registered, options: &Options, parts: &[usize]) -> Result<Option<Arc<EvidenceFile>>> {
         let card = method.card();
         if card.evidence.is_empty() {
             return Ok(None);
         }
         let Some(path) = &self.recipe.evidence else {
-            return match card.evidence.iter().find(|(_, need)| *need == Need::Required) {
-                Some((kind, _)) => Err(Error::usage(format!(
-                    "\"{}\" needs evidence \"{}\": name a file by \"evidence\" that has it",
+            return match card.lacks(options, |_| false) {
+                Some(kinds) => Err(Error::usage(format!(
+                    "\"{}\" needs evidence {kinds}: name a file by \"evidence\" that has it, or that a stage before it \
+                     writes ({})",
                     card.name,
-                    kind.name()
+                    measure_hint(&kinds)
                 ))),
                 None => Ok(None),
             };
         };
-        let required = || card.evidence.iter().filter(|(_, need)| *need == Need::Required);
         let measured = self.stages.iter().rev().find_map(|s| match &s.stage.kind {
-            StageKind::Measure(measure) => Some((s.stage, measure)),
+            StageKind::Measure(measure) => Some((s.stage, &measure.kinds)),
             _ => None,
         });
-        if let Some((at, measure)) = measured {
-            return match required().find(|(kind, _)| !measure.kinds.contains(kind)) {
-                Some((kind, _)) => Err(Error::usage(format!(
-                    "\"{}\" needs evidence \"{}\", which {at} does not measure; add it there",
+        if let Some((at, measured)) = measured {
+            return match card.lacks(options, |kind| measured.contains(&kind)) {
+                Some(kinds) => Err(Error::usage(format!(
+                    "\"{}\" needs evidence {kinds}, which {at} does not measure ({})",
                     card.name,
-                    kind.name()
+                    measure_hint(&kinds)
                 ))),
                 None => Ok(None),
             };
         }
+        // What it can do without may be measured by a later stage.
+        if !path.exists() && card.lacks(options, |_| false).is_none() {
+            return Ok(None);
+        }
         let file = EvidenceFile::open(path, self.model.tensors())?;
-        self.check_evidence(method, &file, parts)?;
+        self.check_evidence(method, options, &file, parts)?;
         Ok(Some(Arc::new(file)))
     }
 
     /// Whether a file has the evidence that a method must have for these parts, in their shapes.
-    pub fn check_evidence(&self, method: &Registered, file: &EvidenceFile, parts: &[usize]) -> Result<()> {
+    pub fn check_evidence(
+        &self,
+        method: &Registered,
+        options: &Options,
+        file: &EvidenceFile,
+        parts: &[usize],
+    ) -> Result<()> {
         let card = method.card();
-        for (kind, need) in &card.evidence {
-            if *kind == EvidenceKind::Gram {
-                let places = crate::population::places(&self.model, &self.map, parts);
-                file.check_grams(places.iter().map(|p| (p, self.model.tensors()[p.tensor].elements)))?;
-            }
-            for part in parts.iter().filter(|_| *need == Need::Required) {
-                let name = &self.model.tensors()[self.map.parts[*part].tensor].name;
-                if !file.has(name, *kind) {
-                    return Err(Error::usage(format!(
-                        "\"{}\" needs evidence \"{}\" for \"{name}\", which \"{}\" does not have; measure it, or leave \
-                         the tensor out by \"classes\"",
-                        card.name,
-                        kind.name(),
-                        file.path().display()
-                    )));
-                }
+        if card.evidence.iter().any(|(kind, _)| *kind == EvidenceKind::Gram) {
+            let places = crate::population::places(&self.model, &self.map, parts);
+            file.check_grams(places.iter().map(|p| (p, self.model.tensors()[p.tensor].elements)))?;
+        }
+        for part in parts {
+            let name = &self.model.tensors()[self.map.parts[*part].tensor].name;
+            if let Some(kinds) = card.lacks(options, |kind| file.has(name, kind)) {
+                return Err(Error::usage(format!(
+                    "\"{}\" needs evidence {kinds} for \"{name}\", which \"{}\" does not have; measure it ({}), or leave \
+                     the tensor out by \"classes\"",
+                    card.name,
+                    file.path().display(),
+                    measure_hint(&kinds)
+                )));
             }
         }
         Ok(())
     }
+
+    /// Whether a stage before this one measures evidence.
+    pub fn is_measured_before(&self, stage: &MethodStage) -> bool {
+        let this = |s: &&Planned<'_>| matches!(&s.stage.kind, StageKind::Method(m) if std::ptr::eq(m, stage));
+        self.stages.iter().take_while(|s| !this(s)).any(|s| matches!(s.stage.kind, StageKind::Measure(_)))
+    }
+}
+
+/// The stage that measures the kinds that [`crate::registry::MethodCard::lacks`] names.
+fn measure_hint(kinds: &str) -> String {
+    format!("a stage with measure = [{}]", kinds.replace(" or ", ", "))
 }
 
 fn sizes(amounts: &Amounts) -> bool {
     match amounts {
         Amounts::All(amount) => amount.is_size(),
         Amounts::ByClass(list) => list.iter().any(|(_, a)| a.is_size()),
+    }
+}
+
+/// A size is solved for by trying counts, which needs nothing but scores.
+fn refuse_size(stage: &MethodStage) -> Result<()> {
+    match &stage.amount {
+        Some(amounts) if sizes(amounts) => Err(Error::usage(format!(
+            "a size as \"amount\" goes with methods that only score weights, and without \"residual\"; give \"{}\" a \
+             share such as \"80%\"",
+            stage.method
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -493,6 +551,9 @@ impl Plan<'_> {
         if self.stages.is_empty() {
             out += "  none: the output is the input, tensor by tensor\n";
         }
+        if self.implied.is_some() {
+            out += "  then: encode = \"auto\", which the size implies\n";
+        }
         for warning in &self.warnings {
             out += &format!("\nwarning: {warning}\n");
         }
@@ -541,9 +602,6 @@ impl PackWork<'_> {
 impl PruneWork<'_> {
     fn describe(&self, plan: &Plan<'_>) -> String {
         let mut text = self.target(plan);
-        if self.stage.residual {
-            text += ", of what factored or hashed tensors lack; the rest becomes a sparse term";
-        }
         if self.method.card().reach == compress_sdk::Reach::Part {
             let largest = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).max().unwrap_or(0);
             text += &format!("; sees whole parts, so up to {} MB of memory a thread", largest * 12 / 1_000_000);
@@ -553,9 +611,24 @@ impl PruneWork<'_> {
 
     /// How much is pruned, in words.
     fn target(&self, plan: &Plan<'_>) -> String {
+        if self.stage.residual {
+            // Which tensors that will be only the stages before can tell.
+            let amount = match &self.stage.amount {
+                Some(Amounts::All(amount)) => format!("prunes {amount}"),
+                _ => "prunes".to_string(),
+            };
+            return format!("{amount} of what factored or hashed tensors lack; what it keeps becomes a sparse term");
+        }
         let weights: u64 = self.parts.iter().map(|p| plan.map.parts[*p].spec.weights()).sum();
         let mut text = match (&self.stage.pattern, &self.stage.amount) {
             (Pattern::NofM { n, m }, _) => format!("keeps {n} of each {m} weights along the inputs of {weights}"),
+            (_, Some(Amounts::All(amount))) if amount.is_size() => {
+                let bytes = amount.target_bytes(plan.model.bytes()).unwrap_or(0);
+                format!(
+                    "prunes of {weights} weights as many as must go for an output of at most {bytes} bytes, {}",
+                    self.stage.scheme.name()
+                )
+            }
             (_, Some(amounts)) => {
                 let populations = Populations::new(&plan.map, &self.parts, self.stage.scheme, amounts)
                     .map(|p| p.list)

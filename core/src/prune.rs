@@ -9,7 +9,7 @@ use crate::class::resolve::ClassMap;
 use crate::error::{Error, Result};
 use crate::glob;
 use crate::pattern;
-use crate::population::{PopulationKeys, Populations, deviations, places, score_rms};
+use crate::population::{Population, PopulationKeys, Populations, deviations, places, score_rms};
 use crate::progress::{Unit, Watch};
 use crate::recipe::{MethodStage, Pattern, Scheme};
 use crate::select::{KeyCut, Norm, select};
@@ -56,6 +56,13 @@ pub struct Pruned {
     pub warnings: Vec<String>,
 }
 
+/// What a selection needs of a population.
+pub struct Prepared {
+    places: Vec<PartPlace>,
+    keys: Arc<dyn Keys>,
+    norms: Vec<Norm>,
+}
+
 /// Counts of a part.
 #[derive(Clone, Copy, Debug)]
 pub struct PartCount {
@@ -90,24 +97,51 @@ impl Pruning<'_> {
                     population.target = (population.target as f64 * self.portion + 0.5) as u64;
                 }
             }
-            done.asked = Some(populations.list.iter().map(|p| p.target).sum());
-            for population in &populations.list {
-                let places = places(self.weights.model, self.map, &population.parts);
-                let keys = self.keys(&places)?;
-                let norms = self.norms(keys.as_ref(), &places)?;
-                self.watch.progress.begin("selecting", total(&places), Unit::Count);
-                if self.stage.pattern == Pattern::Free {
-                    self.free(&mut done, population.target, &population.parts, places, keys, &norms)?;
-                } else {
-                    let groups =
-                        pattern::groups(self, keys.as_ref(), &population.parts, &places, &norms, population.target)?;
-                    done.rules.extend(groups.rules);
-                    done.parts.extend(groups.parts);
-                }
-                self.watch.progress.end();
-            }
-            done.without_amount = populations.without_amount;
+            let prepared = self.prepare(&populations)?;
+            done = self.select(&populations, &prepared)?;
         }
+        self.finish(done)
+    }
+
+    /// Scores and normalisations of each population, which do not depend on how many weights go.
+    pub fn prepare(&self, populations: &Populations) -> Result<Vec<Prepared>> {
+        let prepare = |population: &Population| {
+            let places = places(self.weights.model, self.map, &population.parts);
+            let keys = self.keys(&places)?;
+            let norms = self.norms(keys.as_ref(), &places)?;
+            Ok(Prepared { places, keys, norms })
+        };
+        populations.list.iter().map(prepare).collect()
+    }
+
+    /// Selects within each population.
+    pub fn select(&self, populations: &Populations, prepared: &[Prepared]) -> Result<Pruned> {
+        let mut done = Pruned {
+            rules: Vec::new(),
+            parts: Vec::new(),
+            without_amount: populations.without_amount.clone(),
+            asked: Some(populations.list.iter().map(|p| p.target).sum()),
+            warnings: Vec::new(),
+        };
+        for (population, Prepared { places, keys, norms }) in populations.list.iter().zip(prepared) {
+            let (target, parts) = (population.target, &population.parts);
+            self.watch.progress.begin("selecting", total(places), Unit::Count);
+            if self.stage.pattern == Pattern::Free {
+                self.free(&mut done, target, parts, places.clone(), keys.clone(), norms)?;
+            } else {
+                let groups = pattern::groups(self, keys.as_ref(), parts, places, norms, target)?;
+                done.rules.extend(groups.rules);
+                done.parts.extend(groups.parts);
+            }
+            self.watch.progress.end();
+        }
+        done.parts.sort_by_key(|p| p.part);
+        merge_rules(&mut done.rules);
+        Ok(done)
+    }
+
+    /// Checks what was selected.
+    pub fn finish(&self, mut done: Pruned) -> Result<Pruned> {
         done.parts.sort_by_key(|p| p.part);
         merge_rules(&mut done.rules);
         self.refuse_empty(&done)?;
@@ -164,7 +198,7 @@ impl Pruning<'_> {
     }
 
     /// A tensor that had weights and is left with none is an error unless the recipe allows it.
-    fn refuse_empty(&self, done: &Pruned) -> Result<()> {
+    pub fn refuse_empty(&self, done: &Pruned) -> Result<()> {
         let mut by_tensor = std::collections::BTreeMap::<TensorId, (u64, u64, u64)>::new();
         for count in &done.parts {
             let sums = by_tensor.entry(self.map.parts[count.part].tensor).or_default();

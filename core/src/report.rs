@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 pub use asked::asked;
 pub(crate) use asked::from_toml;
-pub use render::{render, render_inspect, render_metrics};
+pub use render::{render, render_decompressed, render_inspect, render_metrics};
 pub use table::Table;
 
 use crate::recipe::Recipe;
@@ -91,6 +91,26 @@ pub struct OutputReport {
     /// Bytes that the plan predicted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predicted_bytes: Option<u64>,
+    /// Tensors that are stored as factors in a model with a graph.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub factored: Vec<FactoredTensor>,
+}
+
+/// A tensor that is stored as factors.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct FactoredTensor {
+    /// Its name.
+    pub tensor: String,
+    /// `"faster"` where the graph multiplies with the factors as they are, `"smaller only"` where the tensor is put together
+    /// at load.
+    pub runs: &'static str,
+}
+
+impl FactoredTensor {
+    /// Of a tensor, and whether the graph multiplies with its factors.
+    pub fn new(tensor: &str, multiplies: bool) -> FactoredTensor {
+        FactoredTensor { tensor: tensor.into(), runs: if multiplies { "faster" } else { "smaller only" } }
+    }
 }
 
 /// A class after the last stage.
@@ -138,6 +158,9 @@ pub struct StageReport {
     /// Tensors that it left alone, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub untouched: Vec<Untouched>,
+    /// Rows that go first because the data of the evidence never reached them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreached: Vec<Unreached>,
     /// Metrics after the stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
@@ -222,6 +245,18 @@ pub struct StagePart {
     /// ‖W − Ŵ‖ / ‖W‖ against what it was before the stage, or, with `residual`, before the first encoding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relative_error: Option<f64>,
+}
+
+/// Rows of a tensor that the data of the evidence never reached: their scores are 0.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unreached {
+    /// Its name.
+    pub tensor: String,
+    /// How many rows it has.
+    pub of: u64,
+    /// Those that were not reached.
+    pub rows: Vec<u64>,
 }
 
 /// A tensor that was left alone.

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::hash;
 use crate::plan::Plan;
 use crate::progress::Watch;
+use crate::recipe::StageKind;
 
 /// The state of a run.
 pub struct State {
@@ -137,7 +138,10 @@ fn key(plan: &Plan<'_>, watch: Watch<'_>) -> Result<BTreeMap<String, String>> {
     ]);
     let data = plan.recipe.data.iter().flat_map(|d| d.files());
     let from = plan.recipe.from.as_deref();
-    for path in plan.model.files().map(|f| f.path.as_path()).chain(data).chain(from) {
+    // Evidence that no stage of the recipe writes is an input.
+    let measures = plan.recipe.stages.iter().any(|s| matches!(s.kind, StageKind::Measure(_)));
+    let evidence = plan.recipe.evidence.as_deref().filter(|path| !measures && path.exists());
+    for path in plan.model.files().map(|f| f.path.as_path()).chain(data).chain(from).chain(evidence) {
         key.insert(format!("\"{}\"", path.display()), hash::file_sha256(path, watch)?);
     }
     Ok(key)

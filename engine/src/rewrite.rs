@@ -9,9 +9,9 @@ use crate::graph::Input;
 use crate::ops::{Gradient, Noise, Out, Run};
 use crate::program::{Program, Step};
 use crate::real::Real;
-use crate::value::{Tensor, Value};
+use crate::value::{Tensor, Value, shape_text};
 
-/// Name of the input that says which rows are wanted.
+/// Name of the input that says which rows are wanted: first how many there are in all, then their numbers.
 pub const ROWS: &str = "rows that are counted";
 
 /// Operators that treat every element alone.
@@ -217,17 +217,20 @@ pub struct Site {
 fn pick_rows<R: Real>() -> Run<R> {
     Box::new(|cx, inputs| {
         let (x, rows) = (inputs.float(0)?, inputs.int(1)?.clone());
-        let n = *x.shape().last().ok_or_else(|| Error::failed("a number has no rows"))?;
-        let mut out = Buf::stale(rows.len() * n);
-        for (o, r) in out.chunks_exact_mut(n.max(1)).zip(rows.data()) {
-            let at = *r as usize * n;
-            let row = x
-                .data()
-                .get(at..at + n)
-                .ok_or_else(|| Error::failed(format!("the output has no row {r} for its target")))?;
-            o.copy_from_slice(row);
+        let (n, lead) = x.shape().split_last().ok_or_else(|| Error::failed("a number has no rows"))?;
+        let n = *n;
+        let (all, wanted) = rows.data().split_first().ok_or_else(|| Error::failed("no rows are named"))?;
+        if lead.iter().product::<usize>() as i64 != *all {
+            return Err(Error::failed(format!(
+                "an output with rows {} does not fit the target, which has {all} entries: one is needed for each row",
+                shape_text(lead)
+            )));
         }
-        let y = Tensor::new([rows.len(), n], out);
+        let mut out = Buf::stale(wanted.len() * n);
+        for (o, r) in out.chunks_exact_mut(n.max(1)).zip(wanted) {
+            o.copy_from_slice(&x.data()[*r as usize * n..][..n]);
+        }
+        let y = Tensor::new([wanted.len(), n], out);
         if !cx.wants(0) {
             return Out::one(Value::Float(y));
         }
@@ -235,7 +238,7 @@ fn pick_rows<R: Real>() -> Run<R> {
         Out::with(y, move |g| {
             let mut back = Tensor::zeros(shape);
             let data = back.data_mut();
-            for (g, r) in g.data().chunks_exact(n.max(1)).zip(rows.data()) {
+            for (g, r) in g.data().chunks_exact(n.max(1)).zip(&rows.data()[1..]) {
                 data[*r as usize * n..][..n].copy_from_slice(g);
             }
             Ok(vec![Some(back)])

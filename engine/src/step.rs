@@ -63,7 +63,8 @@ impl Objective {
             return Ok(Ready { inputs: batch, target, counted: count });
         }
         let picked: Vec<i64> = rows.iter().map(|r| ids.data()[*r as usize]).collect();
-        batch.push((ROWS.into(), Value::ints(Tensor::vector(rows))));
+        let numbers = std::iter::once(ids.len() as i64).chain(rows).collect();
+        batch.push((ROWS.into(), Value::ints(Tensor::vector(numbers))));
         Ok(Ready { inputs: batch, target: Value::ints(Tensor::vector(picked)), counted: count })
     }
 

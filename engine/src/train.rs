@@ -410,7 +410,7 @@ impl<'e, 's> Trainer<'e, 's> {
         };
         let loss = validation.map_or(tally.mean(), |v| v.0);
         if !loss.is_finite() {
-            return Err(self.diverged(&format!("the validation loss became {loss} after step {}", self.steps)));
+            return Err(self.diverged(&format!("the validation loss became {loss} at step {}", self.steps)));
         }
         if self.best.as_ref().is_none_or(|(b, _)| loss < *b) {
             self.best = Some((loss, self.parameters.iter().map(|p| p.theta.clone()).collect()));

@@ -128,7 +128,9 @@ impl<R: Real> Translator<R> {
         let prefix = Value::ints(Tensor::new([live.len() * width, steps], prefix));
         let mut inputs = vec![(bleu.prefix.clone(), prefix)];
         if self.compact {
-            inputs.push((ROWS.into(), Value::ints(Tensor::vector(rows.clone()))));
+            let all = (live.len() * width * steps) as i64;
+            let numbers = std::iter::once(all).chain(rows.iter().copied()).collect();
+            inputs.push((ROWS.into(), Value::ints(Tensor::vector(numbers))));
         }
         let output = crate::step::output(self.program.resume(base, self.early, begun, &inputs)?)?;
         let n = output.shape().last().copied().unwrap_or(1).max(1);

@@ -47,13 +47,13 @@ impl<'p> Run<'p> {
         let mut subject = self.subject(work.stage, &work.parts)?;
         let seen = subject.residual.as_ref().unwrap_or(&self.weights);
         let selection = match work.choice.pruning() {
-            Some(pruning) if self.is_unmeasured(pruning.method, &pruning.evidence) => {
+            Some(pruning) if self.is_unmeasured(pruning) => {
                 return Ok(unmeasured());
             }
             Some(pruning) => Some(self.selected(pruning, seen, &subject.parts, seed, portion)?),
             None => None,
         };
-        if self.is_unmeasured(work.method, &work.evidence) {
+        if self.lacks_evidence(work.stage, work.method, &work.evidence) {
             return self.foresee(work.stage, &subject, selection);
         }
         let covered: Vec<usize> = match &selection {
@@ -80,7 +80,7 @@ impl<'p> Run<'p> {
         let instance = Several::create(work.method, &work.options, seed)?;
         let job = Reencoding {
             instance: &instance,
-            evidence: self.evidence_for(work.method, &work.evidence, &covered)?,
+            evidence: self.evidence_for(work.method, &work.options, &work.evidence, &covered)?,
             weights: seen,
             matrices: matrices.iter().map(|m| (m.clone(), may(m))).collect(),
             pattern: match work.stage.pattern {
@@ -113,7 +113,9 @@ impl<'p> Run<'p> {
         if !work.stage.residual {
             self.held.extend(held);
         }
-        self.changed_report(work.stage, &subject, selection, changed, &matrices)
+        let mut report = self.changed_report(work.stage, &subject, selection, changed, &matrices)?;
+        self.tell_unreached(&mut report, work.method, &work.options, &work.evidence, &covered)?;
+        Ok(report)
     }
 
     /// In a dry run, where the evidence is not there yet: the counts of the selection, if there is one. It stands for
@@ -278,6 +280,17 @@ impl<'p> Run<'p> {
         let mut before = self.weights.clone();
         changed.into_iter().for_each(|(tensor, state)| before.tensors[tensor] = state);
         let (mut counts, mut lines) = (Vec::new(), Vec::new());
+        // Terms are those of a whole tensor, whichever of its parts the stage has worked on.
+        let whole;
+        let matrices = if stage.residual {
+            let map = &self.plan.map;
+            let tensors: BTreeSet<TensorId> = matrices.iter().map(|m| m.place.tensor).collect();
+            let parts: Vec<usize> = tensors.into_iter().flat_map(|t| map.part_range(t)).collect();
+            whole = crate::plan::encoding::matrices(&self.plan.model, map, &parts)?;
+            &whole
+        } else {
+            matrices
+        };
         let total = matrices.iter().map(|m| m.place.len()).sum();
         self.watch.progress.begin("comparing", total, Unit::Count);
         for matrix in matrices {
@@ -295,7 +308,11 @@ impl<'p> Run<'p> {
             lines.push(self.line(matrix, &sum));
         }
         self.watch.progress.end();
-        counts.iter().for_each(|count| self.pruned[count.part] = Some(count.pruned));
+        // Zeros that a sum happens to have are no promise: another coding of its values, or training them, changes them.
+        for count in &counts {
+            let is_sum = self.weights.terms(self.plan.map.parts[count.part].tensor).is_some();
+            self.pruned[count.part] = Some(count.pruned).filter(|_| !is_sum);
+        }
         let mut done = selection.unwrap_or_default();
         // The amount of a residual is one of the residual: its zeros are not the tensor's.
         if !stage.residual {

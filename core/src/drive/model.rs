@@ -115,7 +115,9 @@ impl Run<'_> {
 
     /// Trains by the engine or a command; the weights are the trained ones afterwards.
     pub(super) fn train(&mut self, retrain: &Retrain, stage: &Stage, step: usize) -> Result<Trained> {
-        self.refuse_terms("a retraining gives dense weights back")?;
+        if let Retrain::Command { .. } = retrain {
+            self.refuse_terms("a command that trains gives dense weights back")?;
+        }
         let held = self.held_list();
         let folder = self.folder(stage, step)?;
         // Steps of a schedule are numbered from 1.

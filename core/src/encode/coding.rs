@@ -39,6 +39,8 @@ pub struct Codebook {
     entries: Vec<f32>,
     /// Between neighbours: a value above goes to the upper one.
     middles: Vec<f32>,
+    /// Of each entry the first that equals it.
+    firsts: Vec<u8>,
 }
 
 impl Codebook {
@@ -50,7 +52,8 @@ impl Codebook {
         entries.resize(1 << bits, last);
         let middle = |p: &[f32]| ((f64::from(p[0]) + f64::from(p[1])) / 2.0) as f32;
         let middles = entries.windows(2).map(middle).collect();
-        Codebook { bits, entries, middles }
+        let firsts = entries.iter().map(|v| entries.partition_point(|e| e < v) as u8).collect();
+        Codebook { bits, entries, middles, firsts }
     }
 
     /// The entries.
@@ -61,8 +64,11 @@ impl Codebook {
     /// Index of the nearest entry.
     fn nearest(&self, v: f32) -> u8 {
         let near = self.middles.partition_point(|m| *m < v);
-        // Of equal entries the first; of two zeros the positive one comes after.
-        let first = self.entries[..=near].partition_point(|e| *e < self.entries[near]);
+        let first = usize::from(self.firsts[near]);
+        if self.entries[near] != 0.0 {
+            return first as u8;
+        }
+        // Of two zeros the positive one comes after.
         let exact = self.entries[first..=near].iter().position(|e| e.to_bits() == v.to_bits());
         (first + exact.unwrap_or(0)) as u8
     }
@@ -170,31 +176,36 @@ impl Fitted {
         if *self == Fitted::Plain {
             return;
         }
-        let mut values = [0f32; CHUNK_ELEMENTS];
+        let mut all = [0f32; CHUNK_ELEMENTS];
+        let (mut values, mut places) = ([0f32; CHUNK_ELEMENTS], [0u16; CHUNK_ELEMENTS]);
         let mut codes = [0u8; 2 * CHUNK_ELEMENTS];
         let mut after = vec![0u8; CHUNK_ELEMENTS * width];
         for (index, piece) in bytes.chunks_mut(CHUNK_ELEMENTS * width).enumerate() {
-            let n = piece.len() / width;
             let start = first + (index * CHUNK_ELEMENTS) as u64;
-            let (values, codes, after) =
-                (&mut values[..n], &mut codes[..n * self.width(dtype)], &mut after[..n * width]);
-            to_f32(dtype, piece, values);
-            self.code(|k| start + k as u64, values, codes);
-            self.values(|k| start + k as u64, codes, values);
+            let all = &mut all[..piece.len() / width];
+            to_f32(dtype, piece, all);
+            // What is not +0.0, side by side.
+            let mut n = 0;
+            for (i, v) in all.iter().enumerate() {
+                (values[n], places[n]) = (*v, i as u16);
+                n += usize::from(v.to_bits() != 0);
+            }
+            let (values, places) = (&mut values[..n], &places[..n]);
+            let (codes, after) = (&mut codes[..n * self.width(dtype)], &mut after[..n * width]);
+            let at = |k: usize| start + u64::from(places[k]);
+            self.code(at, values, codes);
+            self.values(at, codes, values);
             from_f32(dtype, values, after);
             if keeps && crate::convert::count_zeros(dtype, after) > 0 {
-                to_f32(dtype, piece, values);
-                let rounded = after.chunks_mut(width).zip(values.iter()).enumerate();
-                for (k, (new, old)) in rounded.filter(|(_, (_, old))| **old != 0.0) {
-                    if crate::convert::count_zeros(dtype, new) > 0 {
-                        from_f32(dtype, &[self.least(dtype, start + k as u64, *old)], new);
+                for (k, new) in after.chunks_mut(width).enumerate() {
+                    let old = all[usize::from(places[k])];
+                    if old != 0.0 && crate::convert::count_zeros(dtype, new) > 0 {
+                        from_f32(dtype, &[self.least(dtype, at(k), old)], new);
                     }
                 }
             }
-            for (old, new) in piece.chunks_mut(width).zip(after.chunks(width)) {
-                if old.iter().any(|b| *b != 0) {
-                    old.copy_from_slice(new);
-                }
+            for (place, new) in places.iter().zip(after.chunks(width)) {
+                piece[usize::from(*place) * width..][..width].copy_from_slice(new);
             }
         }
     }
@@ -244,7 +255,16 @@ pub fn scale_for(dtype: &Dtype, most: f32) -> f32 {
 impl Scales {
     /// The scale of an element.
     pub fn of(&self, element: u64) -> f32 {
-        self.values[(element / self.inner) as usize % self.values.len()]
+        let n = self.values.len();
+        if n == 1 {
+            return self.values[0];
+        }
+        // Division of 32 bits is much faster.
+        match (u32::try_from(element), u32::try_from(self.inner)) {
+            (Ok(element), Ok(1)) => self.values[(element % n as u32) as usize],
+            (Ok(element), Ok(inner)) => self.values[(element / inner % n as u32) as usize],
+            _ => self.values[(element / self.inner) as usize % n],
+        }
     }
 
     fn code(&self, element: u64, v: f32) -> i8 {

@@ -398,8 +398,8 @@ impl Term {
         let n = out.len() / width;
         if self.outline.layout == PackedLayout::Mask && self.outline.values == ValueCoding::Plain {
             let (bits, k0, count) = self.index()?.mask_run(self.need("mask")?, first, n)?;
-            let mut values = vec![0; (count + 1) * width];
-            data.read_at(k0 * width as u64, &mut values[..count * width])?;
+            let mut values = vec![0; count * width];
+            data.read_at(k0 * width as u64, &mut values)?;
             return match width {
                 2 => index::expand::<2>(&bits, &values, out),
                 4 => index::expand::<4>(&bits, &values, out),

@@ -76,10 +76,12 @@ fn scales(dense: &dyn Dense, sparse: bool, watch: Watch<'_>) -> Result<Scales> {
             let most = run.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0);
             rows[(at / row_len) as usize % rows.len()].fetch_max(most, Ordering::Relaxed);
             if column.is_some() {
-                let mut place = start as usize % local.len();
-                for v in run {
-                    local[place] = local[place].max(v.abs().to_bits());
-                    place = if place + 1 == local.len() { 0 } else { place + 1 };
+                let (mut place, mut left) = (start as usize % local.len(), run);
+                while !left.is_empty() {
+                    let (stretch, rest) = left.split_at(left.len().min(local.len() - place));
+                    let most = local[place..].iter_mut().zip(stretch);
+                    most.for_each(|(m, v)| *m = (*m).max(v.abs().to_bits()));
+                    (place, left) = (0, rest);
                 }
             }
             (at, left) = (at + run.len() as u64, rest);

@@ -1,5 +1,7 @@
 //! A tensor as pieces, produced block by block from its dense bytes.
 
+use std::sync::{Arc, OnceLock};
+
 use rayon::prelude::*;
 
 use super::coding::{Fitted, put_bits};
@@ -69,18 +71,21 @@ impl<'a> Packing<'a> {
     /// The pieces.
     pub fn packed(&self) -> Packed<'a> {
         let outline = outline(self.dense.dtype(), self.dense.shape(), self.survey, self.layout, self.fitted);
+        let masks = (self.layout == PackedLayout::Mask && self.dense.elements() <= MAX_MASKS)
+            .then(|| Arc::new(Masks(self.survey.before[1..].iter().map(|_| OnceLock::new()).collect())));
         let terms = outline.terms.into_iter().map(|term| PackedTerm {
             layout: term.layout,
             values: term.values,
-            pieces: term.pieces.into_iter().map(|p| self.piece(p)).collect(),
+            pieces: term.pieces.into_iter().map(|p| self.piece(p, &masks)).collect(),
         });
         let terms = terms.collect();
         Packed { dtype: outline.dtype, shape: outline.shape, terms }
     }
 
-    fn piece(&self, piece: PieceOutline) -> Piece<'a> {
-        let bytes = piece.bytes();
-        let walk = Walk { dense: self.dense, survey: self.survey, layout: self.layout, fitted: self.fitted, bytes };
+    fn piece(&self, piece: PieceOutline, masks: &Option<Arc<Masks>>) -> Piece<'a> {
+        let (bytes, masks) = (piece.bytes(), masks.clone());
+        let Packing { dense, survey, layout, fitted } = *self;
+        let walk = Walk { dense, survey, layout, fitted, bytes, masks };
         let data: Box<dyn Blocks + 'a> = match piece.role {
             "values" => Box::new(Values(walk)),
             "mask" => Box::new(Mask(walk)),
@@ -106,13 +111,19 @@ impl Blocks for Bytes {
     }
 }
 
-#[derive(Clone, Copy)]
+/// The mask of a tensor, block by block, as the values were made: whoever writes it then need not make the weights anew.
+struct Masks(Vec<OnceLock<Vec<u8>>>);
+
+/// Elements of a tensor whose mask is kept from the values to the mask: 16 MB of it. Larger ones are made twice.
+const MAX_MASKS: u64 = 1 << 27;
+
 struct Walk<'a> {
     dense: &'a dyn Dense,
     survey: &'a Survey,
     layout: PackedLayout,
     fitted: &'a Fitted,
     bytes: u64,
+    masks: Option<Arc<Masks>>,
 }
 
 struct Values<'a>(Walk<'a>);
@@ -154,11 +165,20 @@ impl Walk<'_> {
         Ok((first, bytes))
     }
 
-    fn entries(&self, block: usize) -> Result<Entries> {
-        let (first, bytes) = self.read(block)?;
+    /// The mask of a block, which is kept for who writes it.
+    fn bits(&self, block: usize, bytes: &[u8]) -> Vec<u8> {
         let width = self.dense.width();
         let mut bits = vec![0u8; (bytes.len() / width).div_ceil(8)];
-        mask_bits(&bytes, width, &mut bits);
+        mask_bits(bytes, width, &mut bits);
+        if let Some(masks) = &self.masks {
+            masks.0[block].get_or_init(|| bits.clone());
+        }
+        bits
+    }
+
+    fn entries(&self, block: usize) -> Result<Entries> {
+        let (first, bytes) = self.read(block)?;
+        let bits = self.bits(block, &bytes);
         let count = (self.before(block + 1) - self.before(block)) as usize;
         let (mut at, mut deltas) = (Vec::with_capacity(count), Vec::new());
         let gaps = self.layout == PackedLayout::Deltas;
@@ -210,7 +230,8 @@ impl Walk<'_> {
         let count = (self.before(block + 1) - self.before(block)) as usize;
         if self.layout == PackedLayout::Mask && *self.fitted == Fitted::Plain {
             let (_, bytes) = self.read(block)?;
-            return compact(&bytes, self.dense.width(), count);
+            let bits = self.bits(block, &bytes);
+            return compact(&bytes, &bits, self.dense.width(), count);
         }
         let entries = self.entries(block)?;
         let width = self.dense.width();
@@ -292,23 +313,24 @@ fn first_block(blocks: usize, holds: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-/// The elements that are not +0.0, side by side.
-fn compact(bytes: &[u8], width: usize, count: usize) -> Result<Vec<u8>> {
-    fn each<const W: usize>(bytes: &[u8], out: &mut Vec<[u8; W]>) -> usize {
-        let mut kept = 0;
-        out.resize(bytes.len() / W + 1, [0; W]);
-        for e in bytes.as_chunks::<W>().0 {
-            out[kept] = *e;
-            kept += usize::from(*e != [0; W]);
+/// The elements whose bits are 1, side by side.
+fn compact(bytes: &[u8], bits: &[u8], width: usize, count: usize) -> Result<Vec<u8>> {
+    fn each<const W: usize>(bytes: &[u8], bits: &[u8], out: &mut Vec<[u8; W]>) {
+        for (word, run) in bits.chunks(8).zip(bytes.as_chunks::<W>().0.chunks(64)) {
+            let mut padded = [0; 8];
+            padded[..word.len()].copy_from_slice(word);
+            let mut left = u64::from_le_bytes(padded);
+            while left != 0 {
+                out.extend(run.get(left.trailing_zeros() as usize));
+                left &= left - 1;
+            }
         }
-        kept
     }
     macro_rules! compacted {
         ($w:literal) => {{
-            let mut out: Vec<[u8; $w]> = Vec::new();
-            let kept = each::<$w>(bytes, &mut out);
-            out.truncate(kept);
-            (kept, out.as_flattened().to_vec())
+            let mut out: Vec<[u8; $w]> = Vec::with_capacity(count);
+            each::<$w>(bytes, bits, &mut out);
+            (out.len(), out.into_flattened())
         }};
     }
     let (kept, out) = match width {
@@ -350,6 +372,11 @@ impl Blocks for Mask<'_> {
         let step = (block / 8) as usize;
         out.par_chunks_mut(step).enumerate().try_for_each_init(Vec::new, |bytes: &mut Vec<u8>, (i, out)| {
             let first = (offset + (i * step) as u64) * 8;
+            let known = self.0.masks.as_ref().and_then(|m| m.0.get((first / block) as usize)?.get());
+            if let Some(bits) = known.filter(|bits| bits.len() == out.len()) {
+                out.copy_from_slice(bits);
+                return Ok(());
+            }
             let n = (dense.elements() - first).min(out.len() as u64 * 8) as usize;
             bytes.resize(n * width, 0);
             dense.read(first * width as u64, bytes)?;

@@ -8,8 +8,8 @@ use super::decode::{Decoder, ReadAt};
 use super::outline::{PackedLayout, ValueCoding};
 use super::pack::{Packing, possible};
 use super::survey::Survey;
-use super::terms::{Values, collect, pack};
-use super::{Outline, fit};
+use super::terms::{Values, collect, pack, recode};
+use super::{Outline, Pieces, fit};
 use crate::convert::to_f32;
 use crate::error::Result;
 use crate::format::Packed;
@@ -222,6 +222,21 @@ fn terms_of_methods_and_a_sum() {
                 _ => 1.0,
             };
             assert!(error < bound, "{} {error}", packed.outline().describe());
+            // The terms that a file has, coded anew: within both codings' error, the layouts as they were.
+            let held = Pieces::of(&packed).unwrap();
+            for other in [ValueCoding::Plain, ValueCoding::Int8, ValueCoding::Codebook(8)] {
+                let recoded = Pieces::of(&recode(held.decoder(), other).unwrap()).unwrap();
+                let layouts = |p: &Pieces| p.outline().terms.iter().map(|t| t.layout).collect::<Vec<_>>();
+                assert_eq!(layouts(&recoded).len(), layouts(&held).len());
+                assert!(recoded.outline().terms.iter().all(|t| t.values == other));
+                let mut again = vec![0; bytes.len()];
+                recoded.fill(0, &mut again).unwrap();
+                let mut values = vec![0f32; rows * cols];
+                to_f32(&Dtype::F32, &again, &mut values);
+                let bound = if other == ValueCoding::Plain { 1e-6 } else { 0.05 };
+                let error = values.iter().zip(&got).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(error < bound, "{} to {other}: {error}", packed.outline().describe());
+            }
             // Coded anew from what it decodes to.
             every_layout(Values { dtype: Dtype::F32, shape: vec![rows as u64, cols as u64], bytes }, coding);
         }
@@ -285,4 +300,38 @@ fn hostile_factors_and_buckets_are_refused() {
     let hash = super::PieceOutline::new("hash", super::outline::i64_type(), vec![5]);
     assert!(open(PackedLayout::Hashed, vec![piece("values", &[0]), hash.clone()], &[4, 5]).contains("buckets"));
     assert!(open(PackedLayout::Hashed, vec![piece("values", &[7]), hash], &[4, 5]).contains("names 0 buckets"));
+}
+
+#[test]
+fn what_is_kept_never_becomes_zero_and_zeros_stay() {
+    // One weight above all others in each row: the others are below its step.
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F64] {
+        let values: Vec<f32> = (0..6400)
+            .map(|i| match i % 64 {
+                0 => 1000.0,
+                1..40 => 0.0,
+                k => (k as f32 - 52.0) * 1e-3,
+            })
+            .collect();
+        let before = of(&values, dtype.clone(), &[100, 64]);
+        for coding in CODINGS {
+            let fitted = fit::fit(&before, coding, true, Watch::silent()).unwrap();
+            let mut after = Values { dtype: dtype.clone(), shape: before.shape.clone(), bytes: before.bytes.clone() };
+            fitted.round_trip(&dtype, true, 0, &mut after.bytes);
+            let width = dtype.float_bytes().unwrap();
+            let zero = |b: &[u8]| b.iter().all(|b| *b == 0);
+            for (i, (a, b)) in before.bytes.chunks(width).zip(after.bytes.chunks(width)).enumerate() {
+                assert_eq!(zero(a), zero(b), "{coding} {} at {i}: {a:?} {b:?}", dtype.name());
+            }
+            // What is written is what was shown, and a second coding changes nothing.
+            let survey = Survey::of(&after, Watch::silent()).unwrap();
+            for outline in possible(&after, &survey, &fitted) {
+                let layout = outline.terms[0].layout;
+                let packed = Packing { dense: &after, survey: &survey, layout, fitted: &fitted }.packed();
+                assert!(decode(&packed) == after.bytes, "{}", outline.describe());
+                let found = decoder(&packed, u64::MAX).unwrap().fitted().unwrap();
+                assert_eq!(found.as_ref(), Some(&fitted), "{}", outline.describe());
+            }
+        }
+    }
 }

@@ -76,7 +76,7 @@ impl<'a> Plan<'a> {
         let options = method.check_options(&stage.options)?;
         let parts = self.map.select(&stage.classes)?;
         self.refuse_packed_sums(&parts, stage.residual)?;
-        let evidence = self.evidence(method, &parts)?;
+        let evidence = self.evidence(method, &options, &parts)?;
         let choice = match (card.selects, card.scores) {
             (true, _) => Choice::Method(self.allocation(setup, stage, &options, &parts)?),
             (false, true) => {
@@ -123,7 +123,7 @@ impl<'a> Plan<'a> {
             )));
         }
         let options = method.check_options(&toml::Table::new())?;
-        let evidence = self.evidence(method, parts).map_err(|e| e.at("option \"allocate\""))?;
+        let evidence = self.evidence(method, &options, parts).map_err(|e| e.at("option \"allocate\""))?;
         Ok(PruneWork { stage, method, options, evidence, parts: parts.to_vec() })
     }
 
@@ -234,8 +234,8 @@ impl EncodeWork<'_> {
                 work.method.card().name
             ),
         };
-        if self.stage.residual {
-            text += "; adds a term to what is factored or hashed";
+        if self.stage.residual && matches!(self.choice, Choice::Nobody) {
+            text += "; of those that are factored or hashed, what they lack, as a further term";
         }
         let largest = |by: &dyn Fn(&usize) -> u64| {
             let mut sums = std::collections::BTreeMap::<u64, u64>::new();

@@ -92,7 +92,13 @@ pub fn json_of(method: &Registered) -> Value {
         Origin::Library(path) => json!({ "kind": "library", "path": path.display().to_string() }),
         Origin::Program(words) => json!({ "kind": "program", "command": words }),
     };
-    let evidence = |(k, n): &(EvidenceKind, Need)| json!({ "kind": k.name(), "required": *n == Need::Required, "one_of": *n == Need::OneOf });
+    let evidence = |(k, n): &(EvidenceKind, Need)| {
+        let mut need = json!({ "kind": k.name(), "required": *n == Need::Required });
+        if *n == Need::OneOf {
+            need["one_of"] = true.into();
+        }
+        need
+    };
     json!({
         "name": card.name,
         "kind": kind(card),

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::table::Table;
 use super::{ClassReport, Inspect, Metrics, Report, StagePart, StageReport, StageTensor, Untouched};
+use crate::decompress::Decompressed;
 
 /// Characters that a line of a list may have.
 const LINE_WIDTH: usize = 120;
@@ -69,6 +70,16 @@ fn output(out: &mut String, report: &Report) {
         }
     }
     line(out, text);
+    for (runs, meaning) in [
+        ("faster", "multiplied with as factors, which is faster"),
+        ("smaller only", "put together at load: smaller, no faster"),
+    ] {
+        let tensors = output.factored.iter().filter(|f| f.runs == runs).map(|f| f.tensor.as_str());
+        let tensors: Vec<&str> = tensors.collect();
+        if !tensors.is_empty() {
+            line(out, format!("{meaning}: {}", tensors.join(", ")));
+        }
+    }
 }
 
 /// `stage 1 magnitude, class-blind 80%: pruned 80 of 100 weights (80.00 %), 72 newly; 0.5 s`.
@@ -289,6 +300,29 @@ pub fn render_inspect(inspect: &Inspect) -> String {
         let _ = write!(out, "\n{}", table.without_empty_columns());
     }
     inspect.warnings.iter().for_each(|text| line(&mut out, format!("warning: {text}")));
+    out
+}
+
+/// What `compress decompress` did: the tensors that were unpacked, and the bytes.
+pub fn render_decompressed(done: &Decompressed, output: &str) -> String {
+    let mut out = String::new();
+    let mut table = Table::new(["tensor", "was", "bytes before", "bytes after"]).left(1);
+    for tensor in &done.tensors {
+        let bytes = (tensor.stored_bytes.to_string(), tensor.dense_bytes.to_string());
+        table.row([tensor.name.clone(), tensor.layout.to_string(), bytes.0, bytes.1]);
+    }
+    match table.is_empty() {
+        true => line(&mut out, "no tensor is packed: the output is the input, tensor by tensor"),
+        false => out += &table.to_string(),
+    }
+    let before = done.bytes_before;
+    line(
+        &mut out,
+        match done.bytes_after {
+            Some(after) => format!("\n{output}: {after} bytes, from {before}"),
+            None => format!("\n{output}: not written (dry run); the input has {before} bytes"),
+        },
+    );
     out
 }
 

@@ -24,6 +24,7 @@ fn report() -> Report {
             format: "onnx".into(),
             bytes: Some(250),
             predicted_bytes: Some(250),
+            factored: vec![FactoredTensor::new("u", true), FactoredTensor::new("v", false)],
             ..OutputReport::default()
         }),
         classes: vec![
@@ -72,7 +73,8 @@ fn json_has_the_keys_of_the_interface_and_no_others_where_nothing_applies() {
     let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&value), ["model", "output", "classes", "stages", "warnings", "compress", "written_at"]);
     assert_eq!(keys(&value["model"]), ["path", "format", "files", "bytes", "weights", "elements"]);
-    assert_eq!(keys(&value["output"]), ["path", "format", "bytes", "predicted_bytes"]);
+    assert_eq!(keys(&value["output"]), ["path", "format", "bytes", "predicted_bytes", "factored"]);
+    assert_eq!(value["output"]["factored"][1], json!({ "tensor": "v", "runs": "smaller only" }));
     assert_eq!(value["classes"][0], json!({"name": "a", "weights": 10, "pruned": 5, "tensors": ["w"]}));
     let stage = &value["stages"][0];
     assert_eq!(keys(stage), ["kind", "name", "asked", "achieved", "classes", "untouched"]);
@@ -142,6 +144,8 @@ long.name      100      80  80.00 %
 total          110      85  77.27 %
 
 o.onnx (onnx): 250 bytes, 25.00 % of the input (4.00× smaller)
+multiplied with as factors, which is faster: u
+put together at load: smaller, no faster: v
 warning: be careful
 ";
     assert_eq!(render(&report()), expected);

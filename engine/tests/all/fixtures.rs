@@ -15,16 +15,17 @@ use compress_onnx::model::Model;
 
 use crate::common::{Tensors, distance, repository, tensors};
 
-/// The models, and how many of their weights PyTorch's gradients are compared for.
-const MODELS: &[(&str, usize)] = &[
-    ("digits-dynamo-20", 9),
-    ("digits-legacy-17", 9),
-    ("gated-dynamo-20", 13),
-    ("gated-legacy-17", 12),
-    ("transformer-legacy-20", 72),
-    ("transformer-legacy-17", 72),
-    ("translation-dynamo-20", 19),
-    ("translation-legacy-17", 19),
+/// The models, how many of their weights PyTorch's gradients are compared for, and how near they are in f64: where a file
+/// has rounded ε of a norm or a scale to f32 (and folded a norm into a kernel in f32), no nearer than that.
+const MODELS: &[(&str, usize, f64)] = &[
+    ("digits-dynamo-20", 9, 1e-6),
+    ("digits-legacy-17", 9, 1e-6),
+    ("gated-dynamo-20", 13, 1e-9),
+    ("gated-legacy-17", 12, 1e-9),
+    ("transformer-legacy-20", 72, 1e-6),
+    ("transformer-legacy-17", 72, 1e-6),
+    ("translation-dynamo-20", 19, 1e-9),
+    ("translation-legacy-17", 19, 1e-9),
 ];
 
 struct Fixture {
@@ -83,7 +84,7 @@ impl Fixture {
 
 #[test]
 fn outputs_are_those_of_onnx_runtime() {
-    for (name, _) in MODELS {
+    for (name, _, _) in MODELS {
         let fixture = open(name);
         let graph = fixture.graph::<f32>();
         let program = Program::new(&graph, &graph.outputs, &BTreeMap::new()).unwrap();
@@ -99,10 +100,10 @@ fn outputs_are_those_of_onnx_runtime() {
     }
 }
 
-/// f64 to 1e-9 of PyTorch's f64; f32 to 1e-4 and at most three times PyTorch's own f32 error.
+/// f64 to 1e-9 of PyTorch's f64 where the file allows it; f32 to 1e-4 and at most three times PyTorch's own f32 error.
 #[test]
 fn gradients_of_whole_models_are_those_of_pytorch() {
-    for (name, count) in MODELS {
+    for (name, count, near) in MODELS {
         let fixture = open(name);
         let expected = tensors::<f64>(&fixture.io, "grad");
         assert_eq!(expected.len(), *count, "{name}");
@@ -111,8 +112,8 @@ fn gradients_of_whole_models_are_those_of_pytorch() {
             let (double, got) = fixture.gradients::<f64>(&expected, compact);
             let (single, _) = fixture.gradients::<f32>(&expected, compact);
             eprintln!("{name}: f64 {double:.1e}, f32 {single:.1e}, PyTorch's f32 {torch:.1e}");
-            assert!((got.tally.mean() - fixture.number("loss")).abs() < 1e-12, "{name}");
-            assert!(double < 1e-9, "{name}: f64 off by {double:.1e}");
+            assert!((got.tally.mean() - fixture.number("loss")).abs() < *near, "{name}");
+            assert!(double < *near, "{name}: f64 off by {double:.1e}");
             assert!(single < 1e-4 && single < 3.0 * torch.max(1e-6), "{name}: f32 off by {single:.1e}");
         }
     }

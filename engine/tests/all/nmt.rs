@@ -20,6 +20,15 @@ use compress_onnx::Onnx;
 use compress_onnx::model::Model;
 use compress_sdk::EvidenceKind;
 
+/// A file that bench/engine/torch_nmt.py has made of that model: too large for the repository.
+fn made(variable: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    if path.is_none() {
+        eprintln!("SKIPPED: {variable} names no file (bench/engine/torch_nmt.py makes it)");
+    }
+    path
+}
+
 fn data(folder: &Path, tokenize: Tokenize) -> Data {
     Data {
         train: Some(folder.join("train.safetensors")),
@@ -67,16 +76,12 @@ fn trimming_moves_the_perplexity_in_the_third_digit() {
     assert!((got - 4.8064).abs() < 0.05 && got != 4.8064, "{got}");
 }
 
-/// The same model by the dynamo exporter, whose LSTM weights reach the nodes through Slice and Concat at run time.
+/// The same model by the dynamo exporter (torch_nmt.py FOLDER dynamo OUT; `COMPRESS_NMT_DYNAMO`), whose LSTM weights reach
+/// the nodes through Slice and Concat at run time.
 #[test]
 fn the_other_exporter_gives_the_same_figures_and_every_weight_is_reached() {
     let Some(folder) = nmt() else { return };
-    let fixtures = std::env::var_os("COMPRESS_FIXTURES").map_or_else(|| "/tmp/fixtures".into(), PathBuf::from);
-    let path = fixtures.join("nmt-dynamo.onnx");
-    if !path.exists() {
-        eprintln!("skipped: no file {}", path.display());
-        return;
-    }
+    let Some(path) = made("COMPRESS_NMT_DYNAMO") else { return };
     let source = Onnx.open(&path, &OpenOptions::default()).unwrap();
     let engine = Engine::open(&*source, &data(&folder, Tokenize::None)).unwrap();
     let got = engine.evaluate(&AsStored, Split::Validation, &[Metric::Perplexity], Watch::silent()).unwrap();
@@ -101,12 +106,7 @@ fn the_other_exporter_gives_the_same_figures_and_every_weight_is_reached() {
 #[test]
 fn gradients_of_the_whole_model_are_those_of_pytorch() {
     let Some(folder) = nmt() else { return };
-    let file =
-        std::env::var_os("COMPRESS_NMT_GRADIENTS").map_or_else(|| "/tmp/nmt-grad.safetensors".into(), PathBuf::from);
-    if !file.exists() {
-        eprintln!("skipped: no file {}", file.display());
-        return;
-    }
+    let Some(file) = made("COMPRESS_NMT_GRADIENTS") else { return };
     let file = StFile::open(&file).unwrap();
     let torch: f64 = file.metadata().iter().find(|(k, _)| k == "f32_worst").unwrap().1.parse().unwrap();
     let double = worst::<f64>(&folder, &file);

@@ -144,6 +144,20 @@ impl Source for OnnxSource {
         }
     }
 
+    fn folded(&self, id: TensorId) -> bool {
+        self.packed(id).is_some() || matches!(self.shared.list.sites[id], Site::Sparse(_, true))
+    }
+
+    fn multiplies(&self, id: TensorId) -> Option<bool> {
+        match &self.tensor(id)?.place {
+            Place::Packed(packed) => {
+                let factored = packed.outline.terms.iter().any(|t| t.layout == PackedLayout::Factored);
+                factored.then_some(!packed.uses.is_empty())
+            }
+            _ => None,
+        }
+    }
+
     fn warnings(&self) -> &[String] {
         &self.warnings
     }

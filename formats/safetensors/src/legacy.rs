@@ -55,9 +55,10 @@ fn open(shards: &[Arc<StFile>], entries: Vec<At>, max_expand: u64) -> Result<Sto
     let rows = elements.checked_div(cols).unwrap_or(0);
     let stored: u64 = entries.iter().map(|at| shards[at.0].entries()[at.1].bytes()).sum();
     if u128::from(elements) * u128::from(width) > u128::from(stored) * u128::from(max_expand) {
-        let text =
-            format!("its {stored} bytes would unfold to {elements} elements, more than {max_expand} times as much");
-        return Err(Error::failed(text));
+        let dense = u128::from(elements) * u128::from(width);
+        return Err(Error::failed(format!(
+            "its {stored} bytes would unfold to {dense}, more than {max_expand} times as many; --max-expand allows more"
+        )));
     }
     if width == 0 || mask.entry.bytes() != rows * cols.div_ceil(8) || !is_bytes(&mask.entry) {
         let text = format!("its bitmask {:?} does not fit its shape {shape:?}", mask.entry.shape);

@@ -215,15 +215,14 @@ fn number(shards: &[Arc<StFile>], max_expand: u64, warnings: &mut Vec<String>) -
     let old = legacy::find(shards, &by_name, max_expand)?;
     let legacy = !old.is_empty();
     named.extend(old.into_iter().map(|l| (l.name.clone(), l.stored)));
-    // A packed tensor stands where its first piece is; the other pieces stand for nothing else.
+    // A packed tensor stands where its values are; the other pieces stand for nothing else.
     let mut names = HashSet::new();
     let (mut first, mut pieces, mut packed, mut infos) = (HashMap::new(), HashSet::new(), Vec::new(), Vec::new());
     for (name, stored) in named {
         if by_name.contains_key(name.as_str()) || !names.insert(name.clone()) {
             return Err(Error::failed(format!("tensor {} is there twice", quoted(&name))));
         }
-        let mut places = stored.entries.clone();
-        places.sort_unstable();
+        let places = stored.entries.clone();
         let bytes = |at: &At| shards[at.0].entries()[at.1].bytes();
         infos.push(TensorInfo {
             elements: stored.shape.iter().product(),
@@ -276,6 +275,9 @@ fn number(shards: &[Arc<StFile>], max_expand: u64, warnings: &mut Vec<String>) -
             tensors.push(info);
         }
     }
+    if legacy {
+        restore_order(shards, &mut slots, &mut tensors);
+    }
     if let Some(i) = slots.iter().position(|s| matches!(s, Slot::Pair { .. })) {
         let name = &tensors[i].name;
         let count = if pairs.len() == 1 { "a pair".into() } else { format!("{} pairs", pairs.len()) };
@@ -289,6 +291,20 @@ fn number(shards: &[Arc<StFile>], max_expand: u64, warnings: &mut Vec<String>) -
         warnings.push(format!("{count} {text}: {example}{}", if pairs.len() > 1 { ", …" } else { "" }));
     }
     Ok(Numbered { slots, tensors, packed, legacy })
+}
+
+/// Writers sort a file's tensors by type, then name. Where an input of the legacy formats is sorted so, a weight that
+/// stands where its values are, which are called otherwise, goes to the place that its own name had.
+fn restore_order(shards: &[Arc<StFile>], slots: &mut Vec<Slot>, tensors: &mut Vec<TensorInfo>) {
+    let sorted = |shard: &Arc<StFile>| {
+        shard.entries().windows(2).all(|pair| pair[0].dtype != pair[1].dtype || pair[0].name < pair[1].name)
+    };
+    let mut both: Vec<(Slot, TensorInfo)> = slots.drain(..).zip(tensors.drain(..)).collect();
+    let like = |a: &(Slot, TensorInfo), b: &(Slot, TensorInfo)| a.0.shard() == b.0.shard() && a.1.dtype == b.1.dtype;
+    for run in both.chunk_by_mut(like).filter(|run| sorted(&shards[run[0].0.shard()])) {
+        run.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+    }
+    (*slots, *tensors) = both.into_iter().unzip();
 }
 
 impl Source for Model {

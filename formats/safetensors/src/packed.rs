@@ -25,7 +25,7 @@ const ALIGN: u64 = 8;
 
 /// A tensor that is stored in pieces.
 pub struct Stored {
-    /// Its entries, in the order of the outline's pieces; of legacy tensors in any order.
+    /// Its entries, in the order of the outline's pieces; of legacy tensors the values first.
     pub entries: Vec<At>,
     /// The type that it decodes to.
     pub dtype: Dtype,

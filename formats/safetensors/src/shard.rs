@@ -69,7 +69,10 @@ impl Plan {
         if !described.is_empty() {
             plan.metadata.push((packed::VERSION_KEY.into(), packed::VERSION.into()));
             let old = model.shards[s].metadata().iter().find(|(k, _)| k == packed::RECIPE_KEY);
-            let recipe = options.recipe.clone().or_else(|| old.map(|(_, v)| v.clone()));
+            // Where no tensor becomes anything else, the recipe that made them stays.
+            let changes = !options.outlines.is_empty() || !options.dense.is_empty();
+            let new = options.recipe.clone().filter(|_| changes || old.is_none());
+            let recipe = new.or_else(|| old.map(|(_, v)| v.clone()));
             plan.metadata.extend(recipe.map(|r| (packed::RECIPE_KEY.to_string(), r)));
             plan.metadata.extend(described);
         }

@@ -228,12 +228,8 @@ fn index_text(model: &Inner, index: &Index, options: &CreateOptions, total: u64)
         let before: Vec<At> = match slot {
             Slot::Stored(at) => vec![*at],
             Slot::Pair { orig, mask } => vec![*orig, *mask],
-            Slot::Packed(i, _) => {
-                // The first in its shard stands for the tensor.
-                let mut entries = model.packed[*i].entries.clone();
-                entries.sort_unstable();
-                entries
-            }
+            // The first stands for the tensor, in whose shard it is written.
+            Slot::Packed(i, _) => model.packed[*i].entries.clone(),
         };
         let names: Vec<&str> = before.iter().map(|at| model.entry(*at).name.as_str()).collect();
         if names.iter().all(|n| now.iter().any(|m| m == n)) && names.len() == now.len() {

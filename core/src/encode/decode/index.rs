@@ -145,23 +145,20 @@ fn ones(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Puts values where the bits are 1 and zeros elsewhere. `values` has one element more than there are ones.
+/// Puts values where the bits are 1 and zeros elsewhere.
 pub fn expand<const W: usize>(bits: &[u8], values: &[u8], out: &mut [u8]) -> Result<()> {
-    let values = values.as_chunks::<W>().0;
-    let mut k = 0;
-    for (byte, run) in bits.iter().zip(out.as_chunks_mut::<W>().0.chunks_mut(8)) {
-        let left = &values[k..];
-        if *byte == 0 {
-            run.fill([0; W]);
-            continue;
+    let mut values = values.as_chunks::<W>().0.iter();
+    for (word, run) in bits.chunks(8).zip(out.as_chunks_mut::<W>().0.chunks_mut(64)) {
+        let mut padded = [0; 8];
+        padded[..word.len()].copy_from_slice(word);
+        let mut left = u64::from_le_bytes(padded);
+        run.fill([0; W]);
+        while left != 0 {
+            if let (Some(o), Some(v)) = (run.get_mut(left.trailing_zeros() as usize), values.next()) {
+                *o = *v;
+            }
+            left &= left - 1;
         }
-        let mut j = 0;
-        for (i, o) in run.iter_mut().enumerate() {
-            let bit = byte >> i & 1;
-            *o = if bit == 1 { left[j] } else { [0; W] };
-            j += usize::from(bit);
-        }
-        k += j;
     }
     Ok(())
 }

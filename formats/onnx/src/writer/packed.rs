@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use compress_core::format::{Blocks, Packed, PackedLayout, ValueCoding};
+use compress_core::format::{Blocks, Outline, Packed, PackedLayout, ValueCoding};
 use compress_core::tensor::{Dtype, TensorId};
 use compress_core::{Error, Result};
 
@@ -66,17 +66,11 @@ impl OnnxSink {
         }
         if let [term] = packed.terms.as_slice()
             && let [values] = term.pieces.as_slice()
-            && (term.layout, term.values) == (PackedLayout::Dense, ValueCoding::Plain)
+            && is_plain(&outline)
         {
             return self.put_dense(id, values.data.as_ref());
         }
-        let opset = shared.model.opset("").unwrap_or(0);
-        let pieces = || packed.terms.iter().flat_map(|t| &t.pieces);
-        let bf16 = packed.dtype == Dtype::Bf16 || pieces().any(|p| p.dtype == Dtype::Bf16);
-        if opset < 11 || (bf16 && opset < 13) {
-            let what = if bf16 { "bf16 values" } else { "it" };
-            return Err(Error::failed(format!("the model's opset {opset} has no operators to unpack {what}")));
-        }
+        can_unpack(&shared.model, &outline)?;
         let spot = self.spot(id)?;
         let prefix = self.prefix(&spot.name);
         let graph = graph_of(&shared.model.graph, spot.graph);
@@ -102,15 +96,17 @@ impl OnnxSink {
             self.rewrite.add_node_first(spot.graph, op.message());
         }
         if let Some(graph) = graph {
-            self.rewrite.remove_graph_input(graph, &spot.name);
+            if self.rewrite.remove_graph_input(graph, &spot.name) {
+                self.no_inputs.push(spot.name.clone());
+            }
             match &factors {
                 Some((factors, uses)) => self.split_nodes(id, graph, factors, uses, &prefix)?,
                 None => self.join_nodes(id, graph)?,
             }
         }
-        if !self.raised {
-            self.raised = true;
-            self.rewrite.raise_ir_version(4);
+        // Before IR 4 every initialiser had to be an input, and nothing that hangs on an input is folded.
+        if self.raised.is_none() && self.rewrite.raise_ir_version(4) {
+            self.raised = Some(shared.model.ir_version);
         }
         self.replace_spot(id, spot, parts);
         Ok(())
@@ -293,6 +289,24 @@ impl OnnxSink {
         }
     }
 
+    /// What packing changed beside the weights.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let file = &self.rewrite.shared.files[0].name;
+        let mut warnings = Vec::new();
+        if let Some(first) = self.no_inputs.first() {
+            let (n, more) = (self.no_inputs.len(), if self.no_inputs.len() > 1 { ", …" } else { "" });
+            warnings.push(format!(
+                "\"{file}\": {n} packed weights were graph inputs too, and are no longer: \"{first}\"{more}"
+            ));
+        }
+        if let Some(old) = self.raised {
+            warnings.push(format!(
+                "\"{file}\": IR version raised from {old} to 4, the first whose initialisers need not be inputs"
+            ));
+        }
+        warnings
+    }
+
     /// A prefix for what belongs to a weight, unlike all that are in the model.
     fn prefix(&mut self, name: &str) -> String {
         let model = &self.rewrite.shared.model;
@@ -304,6 +318,24 @@ impl OnnxSink {
         let unused = (2u64..).map(|i| format!("{name}{MARK}{i}")).find(|p| !used.contains(p));
         unused.unwrap_or(first)
     }
+}
+
+/// What an ordinary initialiser is.
+fn is_plain(outline: &Outline) -> bool {
+    let plain = (PackedLayout::Dense, ValueCoding::Plain);
+    matches!(outline.terms.as_slice(), [term] if (term.layout, term.values) == plain)
+}
+
+/// Whether the model's opset has the operators.
+fn can_unpack(model: &Model, outline: &Outline) -> Result<()> {
+    let opset = model.opset("").unwrap_or(0);
+    let mut pieces = outline.terms.iter().flat_map(|t| &t.pieces);
+    let bf16 = outline.dtype == Dtype::Bf16 || pieces.any(|p| p.dtype == Dtype::Bf16);
+    if opset < 11 || (bf16 && opset < 13) {
+        let what = if bf16 { "bf16 values" } else { "it" };
+        return Err(Error::failed(format!("the model's opset {opset} has no operators to unpack {what}")));
+    }
+    Ok(())
 }
 
 /// The graph that is this message.

@@ -37,8 +37,10 @@ pub struct OnnxSink {
     pub(super) pending: Vec<Pending>,
     /// Whether initialisers move out to the file of external data.
     pub(super) moves: bool,
-    /// Whether the IR version was seen to.
-    pub(super) raised: bool,
+    /// The IR version of before it was raised.
+    pub(super) raised: Option<i64>,
+    /// Weights that were graph inputs too and are no longer.
+    pub(super) no_inputs: Vec<String>,
     /// Prefixes of names of packed weights that the model has otherwise.
     pub(super) prefixes: Option<HashSet<String>>,
     /// Nodes that were changed since a weight's factors are used, or no longer.
@@ -75,7 +77,8 @@ impl OnnxSink {
             given,
             pending: Vec::new(),
             moves: false,
-            raised: false,
+            raised: None,
+            no_inputs: Vec::new(),
             prefixes: None,
             split: HashSet::new(),
         };
@@ -351,8 +354,9 @@ impl Sink for OnnxSink {
     fn finish(mut self: Box<Self>) -> Result<Box<dyn Staged>> {
         let data = self.finish_external()?;
         let shared = self.rewrite.shared.clone();
+        let warnings = self.warnings();
         let model = self.rewrite.finish()?;
-        Ok(Box::new(OnnxStaged { shared, output: self.output, model, data }))
+        Ok(Box::new(OnnxStaged { shared, output: self.output, model, data, warnings }))
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) struct OnnxStaged {
     pub(super) output: PathBuf,
     pub(super) model: TempFile,
     pub(super) data: Option<StagedData>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Staged for OnnxStaged {
@@ -31,6 +32,10 @@ impl Staged for OnnxStaged {
             files.push(StagedFile { name: data.name.clone(), path, bytes: data.bytes });
         }
         files
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
     }
 
     fn reopen(&self) -> Result<Box<dyn Source>> {

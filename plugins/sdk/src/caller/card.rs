@@ -128,6 +128,17 @@ impl MethodCard {
         Some(one_of.iter().map(|kind| format!("\"{}\"", kind.name())).collect::<Vec<_>>().join(" or "))
     }
 
+    /// The kinds of evidence that a stage with these options reads: of kinds that are each other's alternatives those
+    /// that an option names, if one does.
+    pub fn reads(&self, options: &Options) -> Vec<EvidenceKind> {
+        let named = |kind: EvidenceKind| {
+            options.0.iter().any(|(_, v)| matches!(v, OptionValue::Text(word) if word == kind.name()))
+        };
+        let chosen = self.evidence.iter().any(|(kind, need)| *need == Need::OneOf && named(*kind));
+        let reads = |(kind, need): &&(EvidenceKind, Need)| *need != Need::OneOf || !chosen || named(*kind);
+        self.evidence.iter().filter(reads).map(|(kind, _)| *kind).collect()
+    }
+
     /// Whether every option of the CARD is there, in its order, with a value that it allows, and no other.
     pub fn check_complete(&self, options: &[(&str, &OptionValue)]) -> Result<(), String> {
         if options.len() != self.options.len() {

@@ -123,7 +123,8 @@ fn every_product_is_two_in_the_file_and_one_in_the_model() {
             let written = open_path(&path("packed"));
             for (name, _) in FACTORED {
                 assert_eq!(pairs(&written, name), Some(1), "{name} {coding}");
-                assert_eq!(written.packed(id_of(&written, name)), Some(PackedLayout::Factored));
+                let id = id_of(&written, name);
+                assert_eq!((written.packed(id), written.multiplies(id)), (Some(PackedLayout::Factored), Some(true)));
             }
             assert_eq!(nodes(&written.model().graph), nodes(&source.model().graph), "{coding}");
             let said = |s: &OnnxSource| format!("{:?} {:?}", s.roles().unwrap(), s.tensors().len());
@@ -191,6 +192,8 @@ fn what_is_read_otherwise_is_rebuilt() {
         write(&source, &output, &[("W", 8)], ValueCoding::Plain);
         let written = open_path(&output);
         assert_eq!(pairs(&written, "W"), Some(count), "{case}");
+        assert_eq!(written.multiplies(id_of(&written, "W")), Some(count > 0), "{case}");
+        assert_eq!(source.multiplies(id_of(&source, "W")), None, "{case}");
         assert_eq!(nodes_of(&written), nodes_of(&source), "{case}");
     }
 }
