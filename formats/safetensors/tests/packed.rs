@@ -307,9 +307,9 @@ fn damaged_packed_tensors_are_refused() {
                 data[at..at + 8].fill(255);
             }),
         ),
-        ("buckets", hashed(), ValueCoding::Plain, text(r#"values\":[24]"#, r#"values\":[0]"#)),
+        ("has the shape", hashed(), ValueCoding::Plain, text(r#"values\":[24]"#, r#"values\":[0]"#)),
         ("scales", vec![sparse(3)], ValueCoding::Int8, text(r#"scale\":[37,1]"#, r#"scale\":[1,37]"#)),
-        ("\"codebook\" is", vec![sparse(3)], ValueCoding::Codebook(4), text(r#"codebook\":[16]"#, r#"codebook\":[8]"#)),
+        ("has the shape", vec![sparse(3)], ValueCoding::Codebook(4), text(r#"codebook\":[16]"#, r#"codebook\":[8]"#)),
     ];
     for (expected, terms, coding, change) in cases {
         let packed = write(terms, coding);
