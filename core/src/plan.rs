@@ -268,10 +268,6 @@ impl<'a> Plan<'a> {
     /// Whether the stage says how much is to be pruned, in a way that these parts allow.
     fn check_amount(&self, stage: &MethodStage, parts: &[usize]) -> Result<()> {
         match (&stage.pattern, &stage.amount) {
-            (Pattern::NofM { .. }, Some(amounts)) if sizes(amounts) => Err(Error::usage(format!(
-                "\"pattern\" {} says itself how many weights go, so \"amount\" cannot be a size; leave one out",
-                stage.pattern
-            ))),
             (Pattern::NofM { .. }, _) => Ok(()),
             (_, None) => Err(Error::usage("\"amount\" is missing: how much to prune, such as \"80%\"")),
             (_, Some(amounts)) if sizes(amounts) => {

@@ -71,15 +71,20 @@ impl Target<'_> {
         let mut next = self.guess.min(self.weights);
         for attempts in 1.. {
             let trial = attempt(next)?;
-            let side = if trial.bytes <= self.bytes { &mut fits } else { &mut over };
-            *side = Some(trial);
-            if over.as_ref().is_some_and(|t| t.count == self.weights) {
-                return Err(self.unreachable(&over, None, &mut attempt));
+            if trial.count == self.weights && trial.bytes > self.bytes {
+                // To leave the last weights of a tensor out may take more bytes than to keep them.
+                match self.largest_that_empties_nothing(over.take(), trial, &mut attempt)? {
+                    (Some(best), _) if best.bytes <= self.bytes => fits = Some(best),
+                    (best, why) => return Err(self.unreachable(best, why)),
+                }
+            } else {
+                let side = if trial.bytes <= self.bytes { &mut fits } else { &mut over };
+                *side = Some(trial);
             }
             if let Some(trial) = fits.take_if(|t| self.is_solved(over.as_ref(), t, attempts)) {
-                return match trial.refused {
-                    Some(_) => Err(self.unreachable(&over, Some(trial), &mut attempt)),
-                    None => Ok(trial),
+                return match self.largest_that_empties_nothing(over, trial, &mut attempt)? {
+                    (Some(best), _) if best.bytes <= self.bytes => Ok(best),
+                    (best, why) => Err(self.unreachable(best, why)),
                 };
             }
             next = self.next(over.as_ref(), fits.as_ref(), attempts);
@@ -123,53 +128,42 @@ impl Target<'_> {
     }
 
     /// The error that says what can be reached: the smallest file that leaves every tensor some of its weights.
-    fn unreachable(
-        &self,
-        over: &Option<Trial>,
-        fits: Option<Trial>,
-        attempt: &mut impl FnMut(u64) -> Result<Trial>,
-    ) -> Error {
-        let empties = fits.as_ref().or(over.as_ref()).and_then(|t| t.refused.as_ref()).map(ToString::to_string);
-        let best = match self.largest_count_that_empties_nothing(over, fits.as_ref(), attempt) {
-            Ok(best) => best,
-            Err(error) => return error,
-        };
+    fn unreachable(&self, best: Option<Trial>, why: Option<Error>) -> Error {
         let (bytes, amount) = (self.bytes, self.amount);
         let reached = match &best {
-            Some((count, reached)) => format!(
-                "with {count} of {} weights pruned the output has {reached} bytes, the least that was found",
-                self.weights
+            Some(best) => format!(
+                "with {} of {} weights pruned the output has {} bytes, the least that was found",
+                best.achieved(),
+                self.weights,
+                best.bytes
             ),
             None => "not one weight more can go".to_string(),
         };
-        let why = empties.map(|why| format!("; beyond that, {why}")).unwrap_or_default();
+        let why = why.map(|why| format!("; beyond that, {why}")).unwrap_or_default();
         Error::failed(format!("the amount \"{amount}\" ({bytes} bytes) cannot be reached: {reached}{why}"))
     }
 
-    fn largest_count_that_empties_nothing(
+    /// `last`, or where that is refused the largest count below it that is not, and why it was refused. `low`: a count
+    /// below.
+    fn largest_that_empties_nothing(
         &self,
-        over: &Option<Trial>,
-        fits: Option<&Trial>,
+        low: Option<Trial>,
+        mut last: Trial,
         attempt: &mut impl FnMut(u64) -> Result<Trial>,
-    ) -> Result<Option<(u64, u64)>> {
-        let known = |t: &Trial| (t.achieved(), t.bytes);
-        let last = fits.or(over.as_ref());
-        if let Some(last) = last.filter(|t| t.refused.is_none()) {
-            return Ok(Some(known(last)));
-        }
-        let mut best = over.as_ref().filter(|t| t.refused.is_none()).map(|t| (t.count, known(t)));
-        let (mut low, mut high) = (best.map_or(0, |(count, _)| count), last.map_or(self.weights, |t| t.count));
+    ) -> Result<(Option<Trial>, Option<Error>)> {
+        let Some(why) = last.refused.take() else { return Ok((Some(last), None)) };
+        let mut best = low.filter(|t| t.refused.is_none());
+        let (mut low, mut high) = (best.as_ref().map_or(0, |t| t.count), last.count);
         let near = if self.weights > SMALL { self.weights >> 12 } else { 1 };
         while high - low > near {
-            let middle = low + (high - low) / 2;
-            let trial = attempt(middle)?;
+            let trial = attempt(low + (high - low) / 2)?;
             if trial.refused.is_none() {
-                (low, best) = (middle, Some((middle, known(&trial))));
+                (low, best) = (trial.count, Some(trial));
             } else {
-                high = middle;
+                high = trial.count;
             }
         }
-        Ok(best.map(|(_, reached)| reached))
+        Ok((best, Some(why)))
     }
 }
 
@@ -312,5 +306,68 @@ impl<'p> Run<'p> {
         let near = (high - 0.01).max(0.0);
         let slope = (size(near) - size(high)) / ((high - near) * all).max(1.0);
         ((high * all).ceil() as u64, slope.clamp(0.01, 9.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(count: u64, bytes: u64, refused: bool) -> Trial {
+        let parts = vec![crate::prune::PartCount { part: 0, weights: 1000, before: 0, pruned: count }];
+        let pruned = Pruned { parts, ..Pruned::default() };
+        let refused = refused.then(|| Error::failed("\"w\" would lose all"));
+        Trial { count, bytes, pruned, refused, encoded: Vec::new() }
+    }
+
+    /// Solves for 1000 weights; `size` gives bytes, and whether a tensor is emptied. The count and how many tries.
+    fn solve(bytes: u64, guess: u64, size: impl Fn(u64) -> (u64, bool)) -> (Result<u64>, usize) {
+        let amount = Amount::from_text(&format!("{bytes}B")).unwrap();
+        let target = Target { amount: &amount, bytes, weights: 1000, group: 1, guess, slope: 4.0 };
+        let mut tries = 0;
+        let found = target.solve(|count| {
+            tries += 1;
+            let (bytes, refused) = size(count);
+            Ok(trial(count, bytes, refused))
+        });
+        (found.map(|t| t.count), tries)
+    }
+
+    #[test]
+    fn the_fewest_weights_go_from_any_guess() {
+        let kinked = |k: u64| (if k < 100 { 4000 } else { 4500 - 4 * k - k / 3 }, k == 1000);
+        for bytes in [200, 500, 1000, 1001, 2500, 3999, 4000, 5000] {
+            let meant = (0..1000).find(|k| kinked(*k).0 <= bytes).unwrap();
+            for guess in [0, 1, 500, 990, 1000] {
+                let (found, tries) = solve(bytes, guess, kinked);
+                assert_eq!(found.unwrap(), meant, "{bytes} from {guess}");
+                assert!(tries < 30, "{bytes} from {guess}: {tries}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_emptied_tensor_may_take_more_bytes_than_one_with_a_weight() {
+        let size = |k: u64| (if k == 1000 { 700 } else { 1500 - k }, k == 1000);
+        for guess in [0, 700, 1000] {
+            assert_eq!(solve(600, guess, size).0.unwrap(), 900);
+            assert_eq!(solve(501, guess, size).0.unwrap(), 999);
+        }
+    }
+
+    #[test]
+    fn what_can_be_reached_is_said() {
+        let size = |k: u64| (5000 - 4 * k, k > 950);
+        for guess in [0, 500, 1000] {
+            let error = solve(1100, guess, size).0.unwrap_err().to_string();
+            let words = "with 950 of 1000 weights pruned the output has 1200 bytes";
+            assert!(error.contains(words) && error.contains("lose all"), "{error}");
+            let error = solve(900, guess, size).0.unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let error = solve(900, 10, |k| (5000 - 4 * k, false)).0.unwrap_err().to_string();
+        assert!(
+            error.ends_with("with 1000 of 1000 weights pruned the output has 1000 bytes, the least that was found")
+        );
     }
 }
