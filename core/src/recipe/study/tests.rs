@@ -214,6 +214,9 @@ fn stages(cell: &Cell) -> Vec<String> {
 const TRAINED: &str = r#"
 output = "o"
 model = "m"
+[data]
+train = "t"
+target = "y"
 [[candidate]]
 name = "gradual"
 [[candidate.stage]]
