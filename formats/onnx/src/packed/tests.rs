@@ -298,8 +298,11 @@ fn known_at(opset: i64, how: How) -> bool {
 #[test]
 fn every_operator_at_every_opset() {
     let (dir, mut lines) = (tempfile::tempdir().unwrap(), Vec::new());
-    for opset in [11, 13, 17, 20] {
-        for how in ways().into_iter().filter(|how| known_at(opset, *how)) {
+    // Each way at one of the opsets; all at all of them, which takes minutes, with COMPRESS_TEST_ALL set.
+    let all = std::env::var_os("COMPRESS_TEST_ALL").is_some();
+    for (turn, opset) in [11, 13, 17, 20].into_iter().enumerate() {
+        let known = ways().into_iter().enumerate().filter(|(_, how)| known_at(opset, *how));
+        for (_, how) in known.filter(|(i, _)| all || (i + turn).is_multiple_of(4)) {
             case(dir.path(), &mut lines, &zoo(opset), how);
         }
     }
