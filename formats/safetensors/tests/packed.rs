@@ -308,7 +308,7 @@ fn damaged_packed_tensors_are_refused() {
             }),
         ),
         ("has the shape", hashed(), ValueCoding::Plain, text(r#"values\":[24]"#, r#"values\":[0]"#)),
-        ("scales", vec![sparse(3)], ValueCoding::Int8, text(r#"scale\":[37,1]"#, r#"scale\":[1,37]"#)),
+        ("scale", vec![sparse(3)], ValueCoding::Int8, text(r#"scale\":[1,1]"#, r#"scale\":[1,37]"#)),
         ("has the shape", vec![sparse(3)], ValueCoding::Codebook(4), text(r#"codebook\":[16]"#, r#"codebook\":[8]"#)),
     ];
     for (expected, terms, coding, change) in cases {
