@@ -181,6 +181,21 @@ fn commands_are_run_and_checked() {
     }
 }
 
+/// A retraining that follows another goes on where that one ended, so that the rate can change in the middle.
+#[test]
+fn a_retraining_goes_on_from_the_one_before() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    let train = |epochs: &str| format!("[[stage]]\nretrain = {{ epochs = {epochs}, rate = 1e-4 }}\n");
+    let evaluate = "[[stage]]\nevaluate = [\"loss\"]\n";
+    recipe(folder, "whole", &train("2"));
+    recipe(folder, "parts", &[train("1.5"), evaluate.into(), train("0.5")].concat());
+    for name in ["whole", "parts"] {
+        succeeds(folder, &[&format!("{name}.toml")]);
+    }
+    assert!(bytes(folder.join("whole.onnx")) == bytes(folder.join("parts.onnx")));
+}
+
 /// Weights that an encode stage has coded are trained as codebooks, scales and halves: the loss that the coding cost comes
 /// back, the file stays as small, what was pruned stays zero.
 #[test]

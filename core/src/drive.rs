@@ -219,7 +219,7 @@ impl<'p> Run<'p> {
         if let Some(schedule) = method.schedule.filter(|s| s.recover > 0)
             && let Retrain::Engine(training) = retrain
         {
-            let recovery = Retrain::Engine(Training { epochs: schedule.recover, ..training.clone() });
+            let recovery = Retrain::Engine(Training { epochs: f64::from(schedule.recover), ..training.clone() });
             let trained = self.train(&recovery, stage, steps as usize + 1)?;
             epochs.extend(trained.epochs);
             warnings.extend(trained.warnings);

@@ -89,7 +89,7 @@ fn main() -> Result<()> {
             // batches of like length, trimmed, as retraining uses them
             let engine = Engine::open(&*source, &Data { trim: true, ..data })?;
             let training = Training {
-                epochs: 1,
+                epochs: 1.0,
                 rate: Some(5e-4),
                 decay: None,
                 warmup: 0,

@@ -123,8 +123,10 @@ pub struct Trainer<'e, 's> {
     pub(crate) best: Option<(f64, Vec<Tensor<f32>>)>,
     /// Epochs since the best one.
     pub(crate) stale: u32,
-    /// Epochs that the learning rate is planned for.
-    epochs: u32,
+    /// Batches of a whole epoch.
+    whole: u64,
+    /// Batches in all.
+    planned: u64,
 }
 
 /// What a retraining gave.
@@ -195,6 +197,8 @@ impl<'e, 's> Trainer<'e, 's> {
         });
         let parameters = parameters.collect();
         let examples = engine.examples(Split::Train)?;
+        let whole = (examples.count() as u64).div_ceil(engine.batch(batch_of(training)) as u64).max(1);
+        let planned = ((whole as f64 * training.epochs).round() as u64).max(1);
         let validation = if engine.has(Split::Validation) { Some(engine.examples(Split::Validation)?) } else { None };
         Ok(Trainer {
             engine,
@@ -210,7 +214,8 @@ impl<'e, 's> Trainer<'e, 's> {
             history: Vec::new(),
             best: None,
             stale: 0,
-            epochs: training.epochs,
+            whole,
+            planned,
         })
     }
 
@@ -249,14 +254,10 @@ impl<'e, 's> Trainer<'e, 's> {
         self.parameters.iter().map(|p| p.name.clone()).collect()
     }
 
-    /// Plans the learning rate for this many epochs in all (those of a schedule's steps and of its recovery).
-    pub fn plan_epochs(&mut self, epochs: u32) {
-        self.epochs = epochs;
-    }
-
     /// Whether all epochs are done, or patience has run out.
     pub fn finished(&self) -> bool {
-        self.history.len() >= self.epochs as usize || self.training.patience.is_some_and(|p| self.stale >= p.max(1))
+        self.history.len() as u64 * self.whole >= self.planned
+            || self.training.patience.is_some_and(|p| self.stale >= p.max(1))
     }
 
     /// Weights as they are now, by name.
@@ -287,7 +288,7 @@ impl<'e, 's> Trainer<'e, 's> {
         &self.history
     }
 
-    /// A whole epoch: training, validation, and whether it is the best so far.
+    /// An epoch, or what is left of the last one: training, validation, and whether it is the best so far.
     pub fn epoch(&mut self, watch: Watch) -> Result<Tally> {
         let tally = self.part(0, 1, watch)?;
         self.validate(tally, watch)?;
@@ -297,17 +298,16 @@ impl<'e, 's> Trainer<'e, 's> {
     /// Part `part` of `of` equal parts of the present epoch: between them masks may be chosen anew. After the last one
     /// [`Trainer::validate`] ends the epoch.
     pub fn part(&mut self, part: usize, of: usize, watch: Watch) -> Result<Tally> {
-        let epoch = self.history.len();
-        let size = self.engine.batch(self.training.batch.map_or(BATCH, |b| b as usize));
-        let key = mix(self.seed) ^ mix(epoch as u64 ^ self.before << 20);
-        let batches = self.examples.shuffled_batches(size, key);
+        let batches = self.batches();
         let range = part * batches.len() / of..(part + 1) * batches.len() / of;
         let count: usize = batches[range.clone()].iter().map(Vec::len).sum();
-        watch.progress.begin(&format!("retrain, epoch {} of {}", epoch + 1, self.epochs), count as u64, Unit::Count);
+        let epochs = self.training.epochs;
+        let after = (self.history.len() as f64 + 1.0).min(epochs);
+        watch.progress.begin(&format!("retrain, epoch {after} of {epochs}"), count as u64, Unit::Count);
         let (mut sum, start) = (Tally::default(), Instant::now());
         for rows in &batches[range] {
             watch.check()?;
-            let tally = self.step(rows, batches.len())?;
+            let tally = self.step(rows)?;
             sum.add(tally);
             watch.progress.advance(rows.len() as u64);
             let speed = sum.counted as f64 / start.elapsed().as_secs_f64().max(1e-9);
@@ -321,8 +321,24 @@ impl<'e, 's> Trainer<'e, 's> {
         Ok(sum)
     }
 
+    /// Batches of the present epoch. Each pass through the data has an order of its own, and a training that goes on from
+    /// another goes on in the middle of a pass where that one ended there.
+    fn batches(&self) -> Vec<Vec<usize>> {
+        let done = self.history.len() as u64 * self.whole;
+        let count = self.whole.min(self.planned.saturating_sub(done)) as usize;
+        let (pass, skipped) = ((self.before + done) / self.whole, ((self.before + done) % self.whole) as usize);
+        let size = self.engine.batch(batch_of(&self.training));
+        let of = |pass: u64| self.examples.shuffled_batches(size, mix(self.seed) ^ mix(pass));
+        let mut batches = of(pass).split_off(skipped);
+        if batches.len() < count {
+            batches.extend(of(pass + 1));
+        }
+        batches.truncate(count);
+        batches
+    }
+
     /// One optimiser step on the examples of these numbers.
-    fn step(&mut self, rows: &[usize], steps_an_epoch: usize) -> Result<Tally> {
+    fn step(&mut self, rows: &[usize]) -> Result<Tally> {
         let batch = self.examples.batch(rows)?;
         let number = self.steps + 1;
         let noise = mix(mix(self.seed ^ 0x6e_6f69_7365) ^ number);
@@ -364,7 +380,7 @@ impl<'e, 's> Trainer<'e, 's> {
         }
         let clip = self.training.clip.unwrap_or(1.0);
         let step = Step {
-            rate: self.rate(steps_an_epoch) as f32,
+            rate: self.rate() as f32,
             scale: (clip / (norm + 1e-6)).min(1.0) as f32,
             weight_decay: self.training.weight_decay.unwrap_or(0.0) as f32,
             number,
@@ -393,9 +409,8 @@ impl<'e, 's> Trainer<'e, 's> {
     }
 
     /// The learning rate of the next step.
-    fn rate(&self, steps_an_epoch: usize) -> f64 {
-        let total = steps_an_epoch as u64 * u64::from(self.epochs);
-        learning_rate(&self.training, self.steps - self.before, self.history.len(), total)
+    fn rate(&self) -> f64 {
+        learning_rate(&self.training, self.steps - self.before, self.history.len(), self.planned)
     }
 
     /// Ends an epoch: measures on validation, keeps the best.
@@ -421,6 +436,11 @@ impl<'e, 's> Trainer<'e, 's> {
         self.history.push(Epoch { train: tally.mean(), validation });
         Ok(())
     }
+}
+
+/// Examples a batch.
+fn batch_of(training: &Training) -> usize {
+    training.batch.map_or(BATCH, |b| b as usize)
 }
 
 /// The learning rate after `steps` steps of `total`, in epoch `epoch` from 0.
@@ -487,7 +507,7 @@ mod tests {
 
     fn training(rate: Option<f64>, decay: Option<Decay>, warmup: u64, optimizer: Optimizer) -> Training {
         Training {
-            epochs: 4,
+            epochs: 4.0,
             rate,
             decay,
             warmup,

@@ -44,8 +44,8 @@ impl Rates {
     fn training(&self, retrain: &Retrain, method: Option<&MethodStage>) -> f64 {
         let Retrain::Engine(training) = retrain else { return 0.0 };
         let schedule = method.and_then(|m| m.schedule);
-        let epochs = schedule.map_or(training.epochs, |s| training.epochs * s.steps + s.recover);
-        f64::from(epochs) * self.forward * (TRAINING * self.train as f64 + self.evaluated as f64)
+        let epochs = schedule.map_or(training.epochs, |s| training.epochs * f64::from(s.steps) + f64::from(s.recover));
+        epochs * self.forward * (TRAINING * self.train as f64 + self.evaluated as f64)
     }
 }
 

@@ -120,8 +120,7 @@ impl Run<'_> {
         }
         let held = self.held_list();
         let folder = self.folder(stage, step)?;
-        // Steps of a schedule are numbered from 1.
-        let previous = if step > 1 { Some(self.folder(stage, step - 1)?) } else { None };
+        let previous = self.went_before(stage, step)?;
         let job = Job { previous: previous.as_deref(), ..self.job(stage, &held, &folder) };
         let trained = match retrain {
             Retrain::Engine(training) => self.plan.engine()?.retrain(&job, training)?,
@@ -149,6 +148,20 @@ impl Run<'_> {
             }
         }
         Ok(trained)
+    }
+
+    /// The folder of the training that this one goes on from: under a schedule (whose steps are numbered from 1) that of
+    /// the step before, after another `retrain` stage that one.
+    fn went_before(&self, stage: &Stage, step: usize) -> Result<Option<std::path::PathBuf>> {
+        if step > 0 {
+            return if step > 1 { self.folder(stage, step - 1).map(Some) } else { Ok(None) };
+        }
+        let watches = |kind: &StageKind| matches!(kind, StageKind::Evaluate(_) | StageKind::Measure(_));
+        let earlier = self.plan.stages.iter().map(|p| p.stage).take_while(|s| s.number < stage.number);
+        match earlier.filter(|s| !watches(&s.kind)).last() {
+            Some(s) if matches!(s.kind, StageKind::Retrain(Retrain::Engine(_))) => self.folder(s, 0).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// What makes dense weights of everything would undo what a method has encoded.

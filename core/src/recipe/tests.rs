@@ -149,7 +149,7 @@ fn every_key_of_a_method_stage_is_read() {
     assert_eq!(stage.schedule, Some(Schedule { steps: 8, shape: ScheduleShape::Linear, recover: 2 }));
     assert!(stage.residual);
     let expected = Training {
-        epochs: 1,
+        epochs: 1.0,
         rate: Some(1e-3),
         decay: Some(Decay::Factor(0.5)),
         warmup: 10,

@@ -38,8 +38,8 @@ pub enum OnViolation {
 /// How the engine trains. What is absent is the engine's default.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Training {
-    /// Passes over the training data, at least 1.
-    pub epochs: u32,
+    /// Passes over the training data, above 0; 0.25 is a quarter of one.
+    pub epochs: f64,
     /// Learning rate, above 0.
     pub rate: Option<f64>,
     /// How the rate falls.
@@ -269,7 +269,7 @@ impl Training {
         }
         let missing = || fields.missing("epochs", "how often to go through the training data");
         Ok(Training {
-            epochs: fields.integer("epochs", 1)?.ok_or_else(missing)?,
+            epochs: fields.number("epochs", "above 0 and at most 1000000", |x| x > 0.0 && x <= 1e6)?.ok_or_else(missing)?,
             rate: fields.number("rate", "above 0", |x| x > 0.0)?,
             decay: Decay::read(fields)?,
             warmup: fields.integer("warmup", 0)?.unwrap_or(0),

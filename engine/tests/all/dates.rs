@@ -11,9 +11,9 @@ use compress_core::recipe::{Bleu, Data, Dropout, Metric, Optimizer, References, 
 use compress_core::stfile::{Spec, StFile, StWriter};
 use compress_core::tensor::Dtype;
 use compress_core::{Error, Result};
-use compress_engine::engine::{AsStored, Engine, Split};
+use compress_engine::engine::{AsStored, Engine, Split, Weights};
 use compress_engine::measure::MeasureOptions;
-use compress_engine::state::carry_on;
+use compress_engine::state::{carry_on, save};
 use compress_engine::train::{AllKept, Form, Masks, Trainer};
 use compress_onnx::Onnx;
 use compress_sdk::EvidenceKind;
@@ -52,7 +52,7 @@ fn data(beam: u32) -> Data {
 
 fn training(epochs: u32) -> Training {
     Training {
-        epochs,
+        epochs: f64::from(epochs),
         rate: Some(1e-3),
         decay: None,
         warmup: 5,
@@ -196,6 +196,30 @@ fn a_training_goes_on_with_the_moments_of_the_one_before() {
     };
     let (warm, cold) = (run(true, 1), run(false, 1));
     assert!(warm > 0.0 && warm < 0.8 * cold, "{warm} {cold}");
+}
+
+/// Four trainings of half an epoch, each going on from the one before, are two epochs: every example comes once a pass.
+#[test]
+fn parts_of_epochs_are_epochs() {
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let spec = |epochs: f64| Training { epochs, warmup: 0, batch: Some(100), ..training(1) };
+    let whole = engine.retrain(&AsStored, &AllKept, &spec(2.0), 7, None, false, Watch::silent()).unwrap();
+    let path = |i: usize| folder.path().join(format!("{i}.safetensors"));
+    let half = |i: usize, weights: &dyn Weights| {
+        let mut trainer = Trainer::new(&engine, weights, &spec(0.5), 7).unwrap();
+        assert!(i == 0 || carry_on(&mut trainer, &path(i - 1)).unwrap());
+        trainer.epoch(Watch::silent()).unwrap();
+        assert!(trainer.finished());
+        save(&trainer, &path(i), "key").unwrap();
+        trainer.result()
+    };
+    let mut got = half(0, &AsStored);
+    for i in 1..4 {
+        got = half(i, &got.weights);
+    }
+    assert_eq!(bits(&whole.weights), bits(&got.weights));
 }
 
 /// A rate that spoils the model: patience ends it, and the best epoch is what comes out.

@@ -49,7 +49,7 @@ fn pruned_to_a_fifth_and_retrained_it_reads_as_well_as_the_dense_model() {
     all.sort_by(f32::total_cmp);
     let cut = all[all.len() * 4 / 5];
     let training = Training {
-        epochs: 3,
+        epochs: 3.0,
         rate: Some(1e-3),
         decay: Some(Decay::Cosine),
         warmup: 0,

@@ -49,7 +49,7 @@ impl Study {
     /// nothing encoded. `None` where the cell does not train.
     ///
     /// A pruning in steps is as many trainings, as the run makes them: at a steady rate while it prunes, falling while
-    /// it recovers.
+    /// it recovers; each goes on with the optimiser of the one before, as those of a schedule do.
     pub fn dense_retrained(&self, name: &str, cell: &Cell) -> Result<Option<Cell>> {
         let (mut stages, mut trains) = (Vec::new(), false);
         for (node, stage) in cell.nodes().iter().zip(&cell.recipe.stages) {
