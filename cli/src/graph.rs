@@ -8,6 +8,7 @@ use compress_core::engine::{Engine, Job, Trained};
 use compress_core::error::{Error, Result};
 use compress_core::model::Model;
 use compress_core::parameters::Way;
+use compress_core::progress::Watch;
 use compress_core::recipe::{Evaluate, MeasureStage, Metric, Recipe, Retrain, Stage, StageKind, Training};
 use compress_core::report::Metrics;
 use compress_core::state::CHECKPOINT;
@@ -16,7 +17,7 @@ use compress_core::weights::Weights;
 use compress_engine::engine as run;
 use compress_engine::measure::MeasureOptions;
 use compress_engine::state;
-use compress_engine::train::{Epoch, Masks, Trainer};
+use compress_engine::train::{Epoch, Masks, Retrained, Trainer};
 
 /// Runs the graphs of ONNX models.
 pub struct Graphs;
@@ -87,14 +88,32 @@ impl Engine for Graphs {
             std::fs::write(&marker, "").map_err(|e| Error::io("write", &marker, &e))?;
         }
         let mut result = trainer.result();
+        let padding = if job.last { depends_on_trimming(&engine, &result, job.watch)? } else { None };
         frozen.iter().for_each(|(name, _)| _ = result.weights.remove(name));
         result.parameters.retain(|name, _| encoded.contains(name));
         let weights = job.folder.join("trained.safetensors");
         save(job, &result.weights, &weights)?;
-        let warnings = frozen.iter().map(|(name, why)| format!("\"{name}\" was not trained: {why}")).collect();
+        let frozen = frozen.iter().map(|(name, why)| format!("\"{name}\" was not trained: {why}"));
+        let warnings = frozen.chain(padding).collect();
         let epochs = result.epochs.iter().map(metrics).collect();
         Ok(Trained { weights, parameters: result.parameters, epochs, warnings })
     }
+}
+
+/// A recurrent layer reads padding. One that was trained without any may have come to depend on there being none; a
+/// difference of one per cent in perplexity is told.
+fn depends_on_trimming(engine: &run::Engine<'_>, result: &Retrained, watch: Watch<'_>) -> Result<Option<String>> {
+    let Some(padded) = engine.padded_tally(&result.weights, run::Split::Validation, watch)? else { return Ok(None) };
+    let trimmed = engine.tally(&result.weights, run::Split::Validation, watch)?;
+    if (padded.perplexity() / trimmed.perplexity() - 1.0).abs() < 0.01 {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "trained with trim = true, it has come to depend on that: validation perplexity is {:.3} without padding and {:.3} \
+         with the padding of the data; run it without padding, or retrain with trim = false",
+        trimmed.perplexity(),
+        padded.perplexity()
+    )))
 }
 
 /// Has tensors that are encoded trained as such: their names, and those that stay as they are with the reason.

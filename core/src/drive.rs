@@ -200,29 +200,30 @@ impl<'p> Run<'p> {
         };
         let mut report = StageReport::default();
         let (mut epochs, mut warnings, mut before) = (Vec::new(), Vec::new(), None);
+        let recovers = method.schedule.is_some_and(|s| s.recover > 0) && matches!(retrain, Retrain::Engine(_));
         for step in 1..=steps {
             let portion = method.schedule.map_or(1.0, |s| s.portion(step));
             report = self.step(work, seed, portion)?;
             let achieved = report.achieved.as_ref();
             before = before.or(achieved.map(|a| a.pruned.saturating_sub(a.newly)));
-            let trained = match (retrain, method.schedule) {
+            let trained = match retrain {
                 // Under a schedule the rate falls only while the model recovers from the last step.
-                (Retrain::Engine(training), Some(schedule)) if schedule.recover > 0 => {
+                Retrain::Engine(training) if recovers => {
                     let steady = Retrain::Engine(Training { decay: None, ..training.clone() });
-                    self.train(&steady, stage, step as usize)?
+                    self.train(&steady, stage, step as usize, false)?
                 }
-                _ => self.train(retrain, stage, step as usize)?,
+                _ => self.train(retrain, stage, step as usize, step == steps)?,
             };
             epochs.extend(trained.epochs);
-            warnings.extend(trained.warnings);
+            add_new(&mut warnings, trained.warnings);
         }
         if let Some(schedule) = method.schedule.filter(|s| s.recover > 0)
             && let Retrain::Engine(training) = retrain
         {
             let recovery = Retrain::Engine(Training { epochs: f64::from(schedule.recover), ..training.clone() });
-            let trained = self.train(&recovery, stage, steps as usize + 1)?;
+            let trained = self.train(&recovery, stage, steps as usize + 1, true)?;
             epochs.extend(trained.epochs);
-            warnings.extend(trained.warnings);
+            add_new(&mut warnings, trained.warnings);
         }
         if let (Some(achieved), Some(before)) = (&mut report.achieved, before) {
             achieved.newly = achieved.pruned.saturating_sub(before);
@@ -532,6 +533,15 @@ impl<'p> Run<'p> {
             write_report(path, &self.report.to_json())?;
         }
         written.commit()
+    }
+}
+
+/// Adds what has not been said yet.
+fn add_new(said: &mut Vec<String>, more: Vec<String>) {
+    for text in more {
+        if !said.contains(&text) {
+            said.push(text);
+        }
     }
 }
 

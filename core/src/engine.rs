@@ -24,8 +24,10 @@ pub struct Job<'a> {
     pub held: &'a [TensorId],
     /// A folder of the stage's own in the run's state, for what must survive an interruption.
     pub folder: &'a Path,
-    /// The folder of the schedule's step before this one, whose optimiser is gone on with.
+    /// The folder of the training that this one goes on from: its optimiser and its order of the data.
     pub previous: Option<&'a Path>,
+    /// Whether this is the last training of its stage.
+    pub last: bool,
     /// The stage's seed.
     pub seed: u64,
     /// Go on from what lies in `folder`.

@@ -308,6 +308,14 @@ impl<'s> Engine<'s> {
         self.tally_of(&params, &self.examples(split)?, watch)
     }
 
+    /// The same over whole rows where `[data]` trims padding away; `None` where it does not.
+    pub fn padded_tally(&self, weights: &dyn Weights, split: Split, watch: Watch) -> Result<Option<Tally>> {
+        let Some(path) = self.path(split).filter(|_| self.data.trim) else { return Ok(None) };
+        let examples = Examples::open(path, self.columns.clone(), false, self.data.ignore.unwrap_or(0))?;
+        let params = self.read(&self.program, weights)?;
+        self.tally_of(&params, &examples, watch).map(Some)
+    }
+
     pub(crate) fn tally_of(&self, params: &[Tensor<f32>], examples: &Examples, watch: Watch) -> Result<Tally> {
         self.need_target()?;
         let base = self.program.base(params, None)?;

@@ -61,6 +61,7 @@ pub fn evaluate(plan: &Plan<'_>, metrics: &[Metric], watch: Watch<'_>) -> Result
         held: &[],
         folder: Path::new("."),
         previous: None,
+        last: true,
         seed: plan.recipe.seed,
         resume: false,
         finish: false,
@@ -79,7 +80,7 @@ impl Run<'_> {
         }
         match kind {
             StageKind::Retrain(retrain) => {
-                let trained = self.train(retrain, stage, 0)?;
+                let trained = self.train(retrain, stage, 0, true)?;
                 report.metrics = trained.epochs.last().cloned();
                 report.epochs = trained.epochs;
                 report.warnings = trained.warnings;
@@ -114,14 +115,14 @@ impl Run<'_> {
     }
 
     /// Trains by the engine or a command; the weights are the trained ones afterwards.
-    pub(super) fn train(&mut self, retrain: &Retrain, stage: &Stage, step: usize) -> Result<Trained> {
+    pub(super) fn train(&mut self, retrain: &Retrain, stage: &Stage, step: usize, last: bool) -> Result<Trained> {
         if let Retrain::Command { .. } = retrain {
             self.refuse_terms("a command that trains gives dense weights back")?;
         }
         let held = self.held_list();
         let folder = self.folder(stage, step)?;
         let previous = self.went_before(stage, step)?;
-        let job = Job { previous: previous.as_deref(), ..self.job(stage, &held, &folder) };
+        let job = Job { previous: previous.as_deref(), last, ..self.job(stage, &held, &folder) };
         let trained = match retrain {
             Retrain::Engine(training) => self.plan.engine()?.retrain(&job, training)?,
             Retrain::Command { command, on_violation } => external::retrain(&job, command, *on_violation)?,
@@ -194,6 +195,7 @@ impl Run<'_> {
             held,
             folder,
             previous: None,
+            last: true,
             seed: self.plan.recipe.seed_of(stage),
             resume: self.options.resume || self.options.finish,
             finish: self.options.finish,

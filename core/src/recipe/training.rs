@@ -269,7 +269,9 @@ impl Training {
         }
         let missing = || fields.missing("epochs", "how often to go through the training data");
         Ok(Training {
-            epochs: fields.number("epochs", "above 0 and at most 1000000", |x| x > 0.0 && x <= 1e6)?.ok_or_else(missing)?,
+            epochs: fields
+                .number("epochs", "above 0 and at most 1000000", |x| x > 0.0 && x <= 1e6)?
+                .ok_or_else(missing)?,
             rate: fields.number("rate", "above 0", |x| x > 0.0)?,
             decay: Decay::read(fields)?,
             warmup: fields.integer("warmup", 0)?.unwrap_or(0),

@@ -198,6 +198,19 @@ fn a_training_goes_on_with_the_moments_of_the_one_before() {
     assert!(warm > 0.0 && warm < 0.8 * cold, "{warm} {cold}");
 }
 
+/// What a model loses with the padding of the data can be asked where the recipe trims it away.
+#[test]
+fn padding_can_be_asked_for() {
+    let source = source();
+    let silent = Watch::silent();
+    let of = |trim: bool| Engine::open(&*source, &Data { trim, ..data(1) }).unwrap();
+    let (trimmed, whole) = (of(true), of(false));
+    let padded = trimmed.padded_tally(&AsStored, Split::Validation, silent).unwrap().unwrap();
+    assert_eq!(padded, whole.tally(&AsStored, Split::Validation, silent).unwrap());
+    assert_ne!(padded, trimmed.tally(&AsStored, Split::Validation, silent).unwrap());
+    assert_eq!(whole.padded_tally(&AsStored, Split::Validation, silent).unwrap(), None);
+}
+
 /// Four trainings of half an epoch, each going on from the one before, are two epochs: every example comes once a pass.
 #[test]
 fn parts_of_epochs_are_epochs() {

@@ -26,8 +26,8 @@ pub fn check(subject: &dyn Subject, wrong: &mut Complaints) {
 }
 
 /// What a host may ask of the method, each with what is asked in words.
-fn asks(subject: &dyn Subject, count: usize) -> Vec<(&'static str, Ask)> {
-    let card = subject.card();
+fn asks(subject: &dyn Subject, rows: usize, cols: usize) -> Vec<(&'static str, Ask)> {
+    let (card, count) = (subject.card(), rows * cols);
     let mut asks = Vec::new();
     if !card.selects {
         asks.push(("all kept", Ask::All));
@@ -39,11 +39,15 @@ fn asks(subject: &dyn Subject, count: usize) -> Vec<(&'static str, Ask)> {
     if card.selects {
         let n = count as u64;
         for (words, pruned) in [("a quota of none", 0), ("a quota of half", n / 2), ("a quota of all", n)] {
-            asks.push((words, Ask::Quota(Bitmap::new(count, true), pruned)));
+            asks.push((words, Ask::Quota(Bitmap::new(count, true), pruned, (0, 0))));
         }
-        let eligible = pattern(count, 4);
-        let gone = n - eligible.count_ones();
-        asks.push(("a quota over pruned weights", Ask::Quota(eligible, gone + (n - gone) / 2)));
+        let some = || pattern(count, 4);
+        let gone = n - some().count_ones();
+        asks.push(("a quota over pruned weights", Ask::Quota(some(), gone + (n - gone) / 2, (0, 0))));
+        for (words, eligible) in [("a quota of 2:4", Bitmap::new(count, true)), ("2:4 over pruned weights", some())] {
+            let pruned = n - kept_of_groups(&eligible, rows, cols, (2, 4));
+            asks.push((words, Ask::Quota(eligible, pruned, (2, 4))));
+        }
     }
     asks
 }
@@ -51,7 +55,8 @@ fn asks(subject: &dyn Subject, count: usize) -> Vec<(&'static str, Ask)> {
 enum Ask {
     All,
     Mask(Bitmap),
-    Quota(Bitmap, u64),
+    /// Eligible weights, how many go, n:m.
+    Quota(Bitmap, u64, (usize, usize)),
 }
 
 impl Ask {
@@ -59,9 +64,18 @@ impl Ask {
         match self {
             Ask::All => Keep::All,
             Ask::Mask(mask) => Keep::Mask(mask),
-            Ask::Quota(eligible, pruned) => Keep::Quota { eligible, pruned: *pruned, n: 0, m: 0 },
+            Ask::Quota(eligible, pruned, (n, m)) => Keep::Quota { eligible, pruned: *pruned, n: *n, m: *m },
         }
     }
+}
+
+/// How many weights n:m keeps: at most n of each whole group of m along a row, and the rest of the row.
+fn kept_of_groups(eligible: &Bitmap, rows: usize, cols: usize, (n, m): (usize, usize)) -> u64 {
+    let group = |row: usize, first: usize| {
+        let count = (first..cols.min(first + m)).filter(|c| eligible.get(row * cols + c)).count();
+        if first + m <= cols { count.min(n) } else { count }
+    };
+    (0..rows).map(|row| (0..cols).step_by(m).map(|first| group(row, first) as u64).sum::<u64>()).sum()
 }
 
 /// About one bit in `every` is 0.
@@ -74,7 +88,7 @@ fn pattern(count: usize, every: u64) -> Bitmap {
 
 /// That the result fits is the contract, which is checked in every call.
 fn each(subject: &dyn Subject, instance: &dyn Instance, input: &Input, may_give_up: bool, wrong: &mut Complaints) {
-    for (words, ask) in asks(subject, input.rows * input.cols) {
+    for (words, ask) in asks(subject, input.rows, input.cols) {
         match instance.encode(&input.part(), ask.keep(), &Evidence { arrays: &input.arrays() }) {
             Ok(_) => {}
             Err(Failure::Failed(_)) if may_give_up => {}
@@ -85,7 +99,7 @@ fn each(subject: &dyn Subject, instance: &dyn Instance, input: &Input, may_give_
 
 /// The same again, in another state, and from several threads.
 fn repeats(subject: &dyn Subject, instance: &dyn Instance, input: &Input, wrong: &mut Complaints) {
-    for (words, ask) in asks(subject, input.rows * input.cols) {
+    for (words, ask) in asks(subject, input.rows, input.cols) {
         let go = |instance: &dyn Instance| {
             instance.encode(&input.part(), ask.keep(), &Evidence { arrays: &input.arrays() }).ok()
         };

@@ -1,6 +1,7 @@
 //! Methods from shared libraries: the built-in one loaded from its own `.so`, one in C, and all that can be wrong.
 #![allow(clippy::unwrap_used)]
 
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::path::{Path, PathBuf};
 
 use common::{Through, built, cargo, cc, include, load, refused, root, scores};
@@ -31,6 +32,18 @@ fn a_loaded_method_is_the_built_in_one() {
     assert_eq!(loaded.origin(), &Origin::Library(path.canonicalize().unwrap()));
     conformance_of(&Through(loaded));
     conformance_of(&Through(linked));
+}
+
+/// The other methods of the workspace, each from its own `.so`.
+#[test]
+fn every_method_conforms_when_it_is_loaded() {
+    const NAMES: [&str; 6] = ["obd", "obs", "activation-aware", "low-rank", "hashing", "random"];
+    // Cargo puts a dependency's shared library beside the tests.
+    let tests = std::env::current_exe().unwrap();
+    for name in NAMES {
+        let file = format!("{DLL_PREFIX}compress_{}{DLL_SUFFIX}", name.replace('-', "_"));
+        conformance_of(&Through(load(&tests.with_file_name(file)).get(name).unwrap()));
+    }
 }
 
 #[test]
