@@ -10,7 +10,7 @@ use compress_core::class::resolve::ClassMap;
 use compress_core::decompress;
 use compress_core::drive::{self, RunOptions};
 use compress_core::error::{Error, Result, did_you_mean};
-use compress_core::format::OpenOptions;
+use compress_core::format::{Format, OpenOptions};
 use compress_core::inspect;
 use compress_core::mask;
 use compress_core::model::Model;
@@ -67,13 +67,7 @@ fn run(args: &RunArgs) -> Result<()> {
     let recipe = load(path)?;
     let registry = registry_for(Some(&recipe), &args.plugins)?;
     let formats = builtin::formats();
-    let setup = Setup {
-        formats: &formats,
-        registry: &registry,
-        open: open_options(&args.open),
-        force: args.force,
-        engine: builtin::engine(),
-    };
+    let setup = setup(&formats, &registry, &args.open, args.force);
     prepare(&args.general)?;
     let bar = progress(&args.general);
     let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };
@@ -104,13 +98,7 @@ fn check(path: &Path, plugins: &PluginArgs, open: &OpenArgs) -> Result<()> {
     let recipe = load(path)?;
     let registry = registry_for(Some(&recipe), plugins)?;
     let formats = builtin::formats();
-    let setup = Setup {
-        formats: &formats,
-        registry: &registry,
-        open: open_options(open),
-        force: true,
-        engine: builtin::engine(),
-    };
+    let setup = setup(&formats, &registry, open, true);
     let plan = Plan::new(&setup, &recipe, true)?;
     emit(&plan.describe())
 }
@@ -146,13 +134,7 @@ fn evaluate(path: &Path, model: Option<&Path>, open: &OpenArgs, general: &Genera
     prepare(general)?;
     let registry = Registry::new();
     let formats = builtin::formats();
-    let setup = Setup {
-        formats: &formats,
-        registry: &registry,
-        open: open_options(open),
-        force: true,
-        engine: builtin::engine(),
-    };
+    let setup = setup(&formats, &registry, open, true);
     let bar = progress(general);
     let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };
     let plan = Plan::new(&setup, &recipe, false)?;
@@ -247,6 +229,17 @@ pub(crate) fn registry_for(recipe: Option<&Recipe>, plugins: &PluginArgs) -> Res
     Ok(registry)
 }
 
+/// What plans are made with.
+pub(crate) fn setup<'a>(
+    formats: &'a [&'a dyn Format],
+    registry: &'a Registry,
+    open: &OpenArgs,
+    force: bool,
+) -> Setup<'a> {
+    Setup { formats, registry, open: open_options(open), force, engine: builtin::engine() }
+}
+
+/// How models are opened.
 pub(crate) fn open_options(args: &OpenArgs) -> OpenOptions {
     OpenOptions { follow_links: args.follow_links, max_expand: args.max_expand }
 }

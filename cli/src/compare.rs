@@ -22,7 +22,7 @@ use compress_core::report::Table;
 use compress_page::{Figures, page};
 
 use crate::args::{CompareArgs, OpenArgs};
-use crate::commands::{CANCELLED, open_options, prepare, progress, registry_for};
+use crate::commands::{CANCELLED, prepare, progress, registry_for, setup};
 use crate::{builtin, emit};
 
 pub mod cell;
@@ -34,13 +34,7 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
     let dense = study.dense("dense")?;
     let registry = registry_for(Some(&dense.recipe), &args.plugins)?;
     let formats = builtin::formats();
-    let setup = Setup {
-        formats: &formats,
-        registry: &registry,
-        open: open_options(&args.open),
-        force: true,
-        engine: builtin::engine(),
-    };
+    let setup = setup(&formats, &registry, &args.open, true);
     prepare(&args.general)?;
     let bar = progress(&args.general);
     let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };

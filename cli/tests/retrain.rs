@@ -51,13 +51,37 @@ fn bytes(path: PathBuf) -> Vec<u8> {
 
 #[test]
 fn a_killed_retraining_goes_on_to_the_same_bits() {
+    // Killed as soon as the first epoch of the second step is kept, whenever that is.
+    killed(STAGES, "stage-100002");
+}
+
+/// So does one between encodings, whose fitted values must outlive it.
+#[test]
+fn a_killed_retraining_of_encoded_weights_goes_on_to_the_same_bits() {
+    let stages = r#"
+[[stage]]
+method = "magnitude"
+amount = "50%"
+[[stage]]
+encode = "sparse"
+values = "codebook:3"
+[[stage]]
+retrain = { epochs = 3, rate = 1e-3 }
+[[stage]]
+encode = "sparse"
+values = "codebook:2"
+"#;
+    killed(stages, "stage-300000");
+}
+
+/// A run that is killed once the training in this folder of its state has kept an epoch, and goes on, and one that is not.
+fn killed(stages: &str, training: &str) {
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path();
-    recipe(folder, "whole", STAGES);
+    recipe(folder, "whole", stages);
     succeeds(folder, &["whole.toml", "--threads", "1"]);
-    recipe(folder, "broken", STAGES);
-    // Killed as soon as the first epoch of the second step is kept, whenever that is.
-    let kept = folder.join("broken.onnx.state/stage-100002/trainer.safetensors");
+    recipe(folder, "broken", stages);
+    let kept = folder.join("broken.onnx.state").join(training).join("trainer.safetensors");
     let mut child = Command::new(env!("CARGO_BIN_EXE_compress"))
         .current_dir(folder)
         .args(["broken.toml", "--threads", "2", "--quiet"])

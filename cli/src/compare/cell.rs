@@ -12,7 +12,7 @@ use compress_core::drive::{self, RunOptions};
 use compress_core::error::{Error, Result};
 use compress_core::format::BLOCK_BYTES;
 use compress_core::model::Model;
-use compress_core::plan::{Plan, Setup};
+use compress_core::plan::Plan;
 use compress_core::progress::{Silent, Watch};
 use compress_core::recipe::Recipe;
 use compress_core::report::{Metrics, Report};
@@ -21,7 +21,7 @@ use compress_engine::engine::{AsStored, BATCH};
 use super::engine;
 use crate::args::CellArgs;
 use crate::builtin;
-use crate::commands::{CANCELLED, open_options, prepare, registry_for};
+use crate::commands::{CANCELLED, open_options, prepare, registry_for, setup};
 
 /// zstd's level: level 19 is ten times as slow and 2 % smaller on a pruned model of 31 MB, no smaller on a dense one.
 pub const ZSTD_LEVEL: i32 = 9;
@@ -51,13 +51,7 @@ fn run(args: &CellArgs, place: &Place, recipe: &Recipe) -> Result<()> {
     let started = Instant::now();
     let registry = registry_for(Some(recipe), &args.plugins)?;
     let formats = builtin::formats();
-    let setup = Setup {
-        formats: &formats,
-        registry: &registry,
-        open: open_options(&args.open),
-        force: true,
-        engine: builtin::engine(),
-    };
+    let setup = setup(&formats, &registry, &args.open, true);
     let plan = Plan::new(&setup, recipe, true)?;
     let mut options =
         RunOptions { force: true, report: Some(place.report()), resume: place.begun(recipe), ..RunOptions::default() };
