@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::class::resolve::ClassMap;
 use crate::convert::count_zeros;
@@ -14,6 +13,7 @@ use crate::encode::survey::Survey;
 use crate::error::{Error, Result};
 use crate::files::TempDir;
 use crate::format::{BLOCK_BYTES, Blocks, Content, Packed, Staged, StagedFile};
+use crate::hash::checksum;
 use crate::model::Model;
 use crate::packing::{Becomes, Outlook};
 use crate::progress::{Unit, Watch};
@@ -61,7 +61,7 @@ impl Blocks for Meant<'_> {
 
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.weights.fill(self.tensor, offset, out)?;
-        self.sums[(offset / BLOCK_BYTES as u64) as usize].store(xxh3_64(out), Ordering::Relaxed);
+        self.sums[(offset / BLOCK_BYTES as u64) as usize].store(checksum(out), Ordering::Relaxed);
         self.watch.tick(out.len() as u64)
     }
 }
@@ -193,7 +193,7 @@ impl Written {
                 let bytes = buffers.first(len);
                 sources[*source].read_at(*found, offset, bytes)?;
                 let same = match sums.get(id) {
-                    Some(sums) => xxh3_64(bytes) == sums[*block as usize],
+                    Some(sums) => checksum(bytes) == sums[*block as usize],
                     None => buffers.equals(len, |other| model.read_at(*id, offset, other))?,
                 };
                 if !same {

@@ -1,10 +1,10 @@
 //! One pass over a tensor that counts what packing needs to know before anything is written.
 
 use rayon::prelude::*;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Result;
 use crate::format::BLOCK_BYTES;
+use crate::hash::checksum;
 use crate::progress::Watch;
 use crate::tensor::Dtype;
 
@@ -74,7 +74,7 @@ impl Survey {
                     .enumerate()
                     .map(|(k, b)| count(b, width, (offset + (k * SURVEY_BYTES) as u64) / width as u64))
                     .collect();
-                Ok((xxh3_64(bytes), counts))
+                Ok((checksum(bytes), counts))
             })
             .collect();
         let mut survey = Survey { block: (SURVEY_BYTES / width) as u64, ..Survey::default() };
