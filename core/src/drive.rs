@@ -293,7 +293,7 @@ impl<'p> Run<'p> {
             map: &self.plan.map,
             stage: work.stage,
             parts,
-            scoring: Arc::new(Scoring { instance: Box::new(instance), evidence }),
+            scoring: Arc::new(Scoring::new(Box::new(instance), card.reach, card.random, evidence)),
             reach: card.reach,
             units: card.units,
             output: self.plan.recipe.output()?,

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::format::BLOCK_BYTES;
 use crate::hash::checksum;
 use crate::progress::Watch;
+use crate::simd::nonzero_bits;
 use crate::tensor::Dtype;
 
 /// A tensor's dense bytes, from any thread.
@@ -132,16 +133,9 @@ fn count(bytes: &[u8], width: usize, first_element: u64) -> Count {
 
 /// The mask of elements: 1 where the bits are not those of +0.0. `out` has a bit an element, rounded up to bytes.
 pub fn mask_bits(bytes: &[u8], width: usize, out: &mut [u8]) {
-    #[inline(always)]
-    fn each<const W: usize>(bytes: &[u8], out: &mut [u8]) {
-        let elements = bytes.as_chunks::<W>().0;
-        for (o, run) in out.iter_mut().zip(elements.chunks(8)) {
-            *o = run.iter().enumerate().fold(0, |bits, (i, e)| bits | u8::from(*e != [0; W]) << i);
-        }
+    match width {
+        2 => nonzero_bits::<2>(bytes, out),
+        4 => nonzero_bits::<4>(bytes, out),
+        _ => nonzero_bits::<8>(bytes, out),
     }
-    crate::simd::wide(|| match width {
-        2 => each::<2>(bytes, out),
-        4 => each::<4>(bytes, out),
-        _ => each::<8>(bytes, out),
-    });
 }
