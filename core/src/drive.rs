@@ -311,6 +311,9 @@ impl<'p> Run<'p> {
         for (tensor, rule) in pruned.rules {
             self.weights.tensors[tensor].add(rule);
         }
+        for (tensor, blocks) in pruned.blocks {
+            self.weights.tensors[tensor].set_pruned_blocks(blocks);
+        }
     }
 
     /// The evidence that a method reads, planned or measured meanwhile.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
 use crate::class::resolve::ClassMap;
 use crate::convert::count_zeros;
-use crate::encode::pack::{Bytes, Packing};
+use crate::encode::pack::{Bytes, Packing, Sums, changed};
 use crate::encode::survey::Survey;
 use crate::error::{Error, Result};
 use crate::files::TempDir;
@@ -113,13 +114,15 @@ pub fn write(
                 Becomes::Placed(decided, fitted, _) => {
                     let dense = weights.dense(id);
                     let (survey, layout) = (&decided.survey, decided.layout);
-                    let packed = Packing { dense: &dense, survey, layout, fitted }.packed();
+                    let made = survey.sums.is_none().then(|| Arc::new(Sums::new(survey)));
+                    let packed = Packing { dense: &dense, survey, layout, fitted };
+                    let packed = packed.packed_summing(made.as_ref());
                     sink.put(inner, Content::Packed(&counted(packed, watch)))?;
-                    survey.sums.clone()
+                    made.map_or_else(|| survey.sums.clone(), |made| made.all()).ok_or_else(changed)?
                 }
                 Becomes::Terms(held) => {
                     sink.put(inner, Content::Packed(&counted(held.pieces().packed()?, watch)))?;
-                    Survey::of(&weights.dense(id), watch)?.sums
+                    Survey::of(&weights.dense(id), watch)?.sums.ok_or_else(changed)?
                 }
             };
             sums.insert(id, meant);

@@ -15,7 +15,7 @@ use crate::select::{KeyBlock, KeyStream, Norm};
 use crate::weights::{Keys, PartPlace, Weights};
 
 /// Weights a block: at most 1 MB of f32.
-const BLOCK_WEIGHTS: u64 = 256 * 1024;
+pub const BLOCK_WEIGHTS: u64 = 256 * 1024;
 
 /// Parts that compete with each other.
 #[derive(Clone, Debug)]

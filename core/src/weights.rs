@@ -261,6 +261,8 @@ pub struct TensorState {
     pub base: Base,
     /// What has pruned and coded it, in order.
     pub rules: Vec<Rule>,
+    /// How many rules there were when the pruned weights of each block were counted, and these counts.
+    pruned: Option<(usize, Arc<Vec<u64>>)>,
     /// What an encode stage decided; `None`: it is written in the way in which the model has it.
     pub coding: Option<Coding>,
 }
@@ -268,7 +270,18 @@ pub struct TensorState {
 impl TensorState {
     /// Values from somewhere, and nothing else.
     pub fn new(base: Base) -> TensorState {
-        TensorState { base, rules: Vec::new(), coding: None }
+        TensorState { base, rules: Vec::new(), pruned: None, coding: None }
+    }
+
+    /// Takes the counts of pruned weights of each block of [`BLOCK_WEIGHTS`](crate::population::BLOCK_WEIGHTS) under the
+    /// rules as they are: these are +0.0, and no other weight is.
+    pub fn set_pruned_blocks(&mut self, blocks: Vec<u64>) {
+        self.pruned = Some((self.rules.len(), Arc::new(blocks)));
+    }
+
+    /// These counts, where they still hold.
+    pub fn pruned_blocks(&self) -> Option<&[u64]> {
+        self.pruned.as_ref().filter(|(rules, _)| *rules == self.rules.len()).map(|(_, blocks)| blocks.as_slice())
     }
 
     /// Adds a rule. What was counted for packing holds no longer.

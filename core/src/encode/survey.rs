@@ -36,8 +36,8 @@ pub struct Survey {
     pub block: u64,
     /// Before each block and at the end.
     pub before: Vec<Before>,
-    /// Checksums of each [`BLOCK_BYTES`] of the dense bytes.
-    pub sums: Vec<u64>,
+    /// Checksums of each [`BLOCK_BYTES`] of the dense bytes; `None` where only kept elements were counted.
+    pub sums: Option<Vec<u64>>,
 }
 
 /// What stands before a block.
@@ -81,8 +81,9 @@ impl Survey {
         let mut survey = Survey { block: (SURVEY_BYTES / width) as u64, ..Survey::default() };
         let mut at = Before::default();
         survey.before.push(at);
-        for (sum, counts) in found? {
-            survey.sums.push(sum);
+        let found = found?;
+        survey.sums = Some(found.iter().map(|(sum, _)| *sum).collect());
+        for (_, counts) in found {
             for count in counts {
                 if count.kept > 0 {
                     at.entries += count.kept + count.fillers + (count.first - at.after_last) / 255;
@@ -93,6 +94,16 @@ impl Survey {
             }
         }
         Ok(survey)
+    }
+
+    /// From counts of kept elements in blocks. Deltas cannot be made of it.
+    pub fn of_kept(block: u64, kept: impl Iterator<Item = u64>) -> Survey {
+        let mut at = Before::default();
+        let before = std::iter::once(at).chain(kept.map(|n| {
+            at.kept += n;
+            at
+        }));
+        Survey { block, before: before.collect(), sums: None }
     }
 
     /// Kept elements.
