@@ -12,6 +12,7 @@ use crate::files::{TempDir, clean_stale};
 use crate::format::{BLOCK_BYTES, Blocks, Content, CreateOptions, Source, Staged};
 use crate::hash::checksum;
 use crate::model::Model;
+use crate::output::read_while_syncing;
 use crate::progress::{Unit, Watch};
 use crate::tensor::TensorId;
 
@@ -92,7 +93,7 @@ pub fn decompress(model: &Model, output: &Path, options: &Options, watch: Watch<
         watch.check()?;
     }
     watch.progress.end();
-    verify(model, &staged, &sums, watch)?;
+    read_while_syncing(&staged, || verify(model, &staged, &sums, watch))?;
     done.bytes_after = Some(staged.iter().flat_map(|s| s.files()).map(|f| f.bytes).sum());
     done.warnings.extend(staged.iter().flat_map(|s| s.warnings()));
     watch.check()?;

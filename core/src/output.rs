@@ -132,14 +132,25 @@ pub fn write(
     }
     watch.progress.end();
     let mut written = Written {
-        staged,
+        staged: Vec::new(),
         folder,
         zeros: vec![0; map.parts.len()],
         stored_bytes: vec![0; model.tensors().len()],
         factored: Vec::new(),
     };
-    written.verify(model, map, &sums, watch)?;
+    read_while_syncing(&staged, || written.verify(&staged, model, map, &sums, watch))?;
+    written.staged = staged;
     Ok(written)
+}
+
+/// Reads again what was written while the disk takes it up.
+pub fn read_while_syncing(staged: &[Box<dyn Staged>], read: impl FnOnce() -> Result<()>) -> Result<()> {
+    std::thread::scope(|scope| {
+        let syncing = scope.spawn(|| staged.iter().try_for_each(|s| s.sync()));
+        let read = read();
+        syncing.join().map_err(|_| Error::failed("syncing the output failed"))??;
+        read
+    })
 }
 
 fn counted<'a>(packed: Packed<'a>, watch: Watch<'a>) -> Packed<'a> {
@@ -160,12 +171,13 @@ impl Written {
     /// handed out, all others the input's.
     fn verify(
         &mut self,
+        staged: &[Box<dyn Staged>],
         model: &Model,
         map: &ClassMap,
         sums: &BTreeMap<TensorId, Vec<u64>>,
         watch: Watch<'_>,
     ) -> Result<()> {
-        let sources = self.staged.iter().map(|s| s.reopen()).collect::<Result<Vec<_>>>()?;
+        let sources = staged.iter().map(|s| s.reopen()).collect::<Result<Vec<_>>>()?;
         watch.progress.begin("checking", model.tensors().iter().map(|t| t.dense_bytes()).sum(), Unit::Bytes);
         let named: Vec<BTreeMap<&str, usize>> = sources
             .iter()
