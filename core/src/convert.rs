@@ -12,22 +12,18 @@ pub const CHUNK_ELEMENTS: usize = 4 * 1024;
 /// non-zero f64 never becomes zero: a weight that is there is not taken for a pruned one. `bytes` holds `out.len()`
 /// elements of a type with [`Dtype::float_bytes`].
 pub fn to_f32(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
-    wide(|| convert(dtype, bytes, out));
-}
-
-#[inline(always)]
-fn convert(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
+    // Each loop by itself: a closure with all of them is not inlined into the wide function.
     match dtype {
-        Dtype::F32 => {
+        Dtype::F32 => wide(|| {
             for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
                 *o = f32::from_le_bytes(*b);
             }
-        }
-        Dtype::Bf16 => {
+        }),
+        Dtype::Bf16 => wide(|| {
             for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                 *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
             }
-        }
+        }),
         Dtype::F16 => {
             let mut half = [half::f16::ZERO; 256];
             for (o, b) in out.chunks_mut(256).zip(bytes.chunks(512)) {
@@ -37,15 +33,16 @@ fn convert(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
                 half[..o.len()].convert_to_f32_slice(o);
             }
         }
-        Dtype::F64 => {
+        Dtype::F64 => wide(|| {
             for (o, b) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
                 *o = narrow(f64::from_le_bytes(*b));
             }
-        }
+        }),
         Dtype::Other(name, _) => unreachable!("{name} is never converted: plan leaves it untouched"),
     }
 }
 
+#[inline(always)]
 fn narrow(v: f64) -> f32 {
     let f = v as f32;
     if v.is_nan() || v.is_infinite() {
@@ -94,30 +91,34 @@ pub fn zero_where(width: usize, bytes: &mut [u8], prune: impl Fn(usize) -> bool)
             *b = if prune(i) { [0; W] } else { *b };
         }
     }
-    wide(|| match width {
-        2 => each::<2>(bytes, prune),
-        4 => each::<4>(bytes, prune),
-        8 => each::<8>(bytes, prune),
+    match width {
+        2 => wide(|| each::<2>(bytes, prune)),
+        4 => wide(|| each::<4>(bytes, prune)),
+        8 => wide(|| each::<8>(bytes, prune)),
         _ => unreachable!("no floating-point type has {width} bytes"),
-    });
+    }
 }
 
 /// How many elements are zero (+0.0 or −0.0).
 pub fn count_zeros(dtype: &Dtype, bytes: &[u8]) -> u64 {
-    wide(|| zeros(dtype, bytes))
+    /// Sums as wide as the elements vectorise best; runs are short enough for them.
+    const RUN: usize = 32 * 1024;
+    let runs = bytes.chunks(RUN);
+    match dtype {
+        Dtype::F32 => {
+            runs.map(|run| u64::from(wide(|| zeros(run, |b| u32::from(u32::from_le_bytes(b) << 1 == 0))))).sum()
+        }
+        Dtype::Bf16 | Dtype::F16 => {
+            runs.map(|run| u64::from(wide(|| zeros(run, |b| u16::from(u16::from_le_bytes(b) << 1 == 0))))).sum()
+        }
+        Dtype::F64 => runs.map(|run| wide(|| zeros(run, |b| u64::from(u64::from_le_bytes(b) << 1 == 0)))).sum(),
+        Dtype::Other(..) => 0,
+    }
 }
 
 #[inline(always)]
-fn zeros(dtype: &Dtype, bytes: &[u8]) -> u64 {
-    let count = match dtype {
-        Dtype::F32 => bytes.as_chunks::<4>().0.iter().filter(|b| u32::from_le_bytes(**b) << 1 == 0).count(),
-        Dtype::Bf16 | Dtype::F16 => {
-            bytes.as_chunks::<2>().0.iter().filter(|b| u16::from_le_bytes(**b) << 1 == 0).count()
-        }
-        Dtype::F64 => bytes.as_chunks::<8>().0.iter().filter(|b| u64::from_le_bytes(**b) << 1 == 0).count(),
-        Dtype::Other(..) => 0,
-    };
-    count as u64
+fn zeros<const W: usize, S: std::iter::Sum>(run: &[u8], is_zero: impl Fn([u8; W]) -> S) -> S {
+    run.as_chunks::<W>().0.iter().map(|b| is_zero(*b)).sum()
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
 use crate::files::{TempDir, clean_stale};
 use crate::format::{BLOCK_BYTES, Blocks, Content, CreateOptions, Source, Staged};
+use crate::hash::checksum;
 use crate::model::Model;
+use crate::output::read_while_syncing;
 use crate::progress::{Unit, Watch};
 use crate::tensor::TensorId;
 
@@ -92,7 +93,7 @@ pub fn decompress(model: &Model, output: &Path, options: &Options, watch: Watch<
         watch.check()?;
     }
     watch.progress.end();
-    verify(model, &staged, &sums, watch)?;
+    read_while_syncing(&staged, || verify(model, &staged, &sums, watch))?;
     done.bytes_after = Some(staged.iter().flat_map(|s| s.files()).map(|f| f.bytes).sum());
     done.warnings.extend(staged.iter().flat_map(|s| s.warnings()));
     watch.check()?;
@@ -170,7 +171,7 @@ impl Blocks for Meant<'_> {
 
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.model.read_at(self.tensor, offset, out)?;
-        self.sums[(offset / BLOCK_BYTES as u64) as usize].store(xxh3_64(out), Ordering::Relaxed);
+        self.sums[(offset / BLOCK_BYTES as u64) as usize].store(checksum(out), Ordering::Relaxed);
         self.watch.tick(out.len() as u64)
     }
 }
@@ -227,7 +228,7 @@ fn verify(
             found.resize((model.tensors()[id].dense_bytes() - offset).min(BLOCK_BYTES as u64) as usize, 0);
             sources[source].read_at(inner, offset, found)?;
             let same = match sums.get(&id) {
-                Some(sums) => sums[block as usize].load(Ordering::Relaxed) == xxh3_64(found),
+                Some(sums) => sums[block as usize].load(Ordering::Relaxed) == checksum(found),
                 None => {
                     meant.resize(found.len(), 0);
                     model.read_at(id, offset, meant)?;

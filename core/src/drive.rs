@@ -294,7 +294,7 @@ impl<'p> Run<'p> {
             map: &self.plan.map,
             stage: work.stage,
             parts,
-            scoring: Arc::new(Scoring { instance: Box::new(instance), evidence }),
+            scoring: Arc::new(Scoring::new(Box::new(instance), card.reach, card.random, evidence)),
             reach: card.reach,
             units: card.units,
             output: self.plan.recipe.output()?,
@@ -311,6 +311,9 @@ impl<'p> Run<'p> {
         }
         for (tensor, rule) in pruned.rules {
             self.weights.tensors[tensor].add(rule);
+        }
+        for (tensor, blocks) in pruned.blocks {
+            self.weights.tensors[tensor].set_pruned_blocks(blocks);
         }
     }
 

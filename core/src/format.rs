@@ -194,7 +194,7 @@ pub trait Sink: Send {
 }
 
 /// A model that is written and synced but not yet under its name.
-pub trait Staged: Send {
+pub trait Staged: Send + Sync {
     /// The files with their final names (relative to the output's folder, or within the output folder) and bytes.
     fn files(&self) -> Vec<StagedFile>;
     /// What the user should know of it: changes beside the tensors.
@@ -203,7 +203,11 @@ pub trait Staged: Send {
     }
     /// Opens what was written, for comparison with what was meant.
     fn reopen(&self) -> Result<Box<dyn Source>>;
-    /// Puts it under its name, atomically, and removes what it replaces.
+    /// Waits until all of it is on disk. It may be read meanwhile.
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Puts it under its name, atomically, and removes what it replaces. What was not synced is synced before.
     fn commit(self: Box<Self>) -> Result<()>;
 }
 

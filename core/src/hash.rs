@@ -1,4 +1,4 @@
-//! Hashes of model files, for reports.
+//! Hashes of model files, for reports, and checksums of blocks.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,6 +9,11 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::progress::Watch;
 use crate::report::{hex, sha256_of_files};
+
+/// A checksum of a block, to tell whether it is read again as it was meant.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    twox_hash::XxHash3_64::oneshot(bytes)
+}
 
 /// SHA-256 of one file, or of the lines `<sha256>  <name>\n` of several, sorted by name; `None` of no file.
 pub fn model_sha256<'a>(files: impl Iterator<Item = (&'a str, &'a Path)>, watch: Watch<'_>) -> Result<Option<String>> {

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::class::resolve::ClassMap;
 use crate::convert::count_zeros;
-use crate::encode::pack::{Bytes, Packing};
+use crate::encode::pack::{Bytes, Packing, Sums, changed};
 use crate::encode::survey::Survey;
 use crate::error::{Error, Result};
 use crate::files::TempDir;
 use crate::format::{BLOCK_BYTES, Blocks, Content, Packed, Staged, StagedFile};
+use crate::hash::checksum;
 use crate::model::Model;
 use crate::packing::{Becomes, Outlook};
 use crate::progress::{Unit, Watch};
@@ -61,7 +62,7 @@ impl Blocks for Meant<'_> {
 
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.weights.fill(self.tensor, offset, out)?;
-        self.sums[(offset / BLOCK_BYTES as u64) as usize].store(xxh3_64(out), Ordering::Relaxed);
+        self.sums[(offset / BLOCK_BYTES as u64) as usize].store(checksum(out), Ordering::Relaxed);
         self.watch.tick(out.len() as u64)
     }
 }
@@ -113,13 +114,15 @@ pub fn write(
                 Becomes::Placed(decided, fitted, _) => {
                     let dense = weights.dense(id);
                     let (survey, layout) = (&decided.survey, decided.layout);
-                    let packed = Packing { dense: &dense, survey, layout, fitted }.packed();
+                    let made = survey.sums.is_none().then(|| Arc::new(Sums::new(survey)));
+                    let packed = Packing { dense: &dense, survey, layout, fitted };
+                    let packed = packed.packed_summing(made.as_ref());
                     sink.put(inner, Content::Packed(&counted(packed, watch)))?;
-                    survey.sums.clone()
+                    made.map_or_else(|| survey.sums.clone(), |made| made.all()).ok_or_else(changed)?
                 }
                 Becomes::Terms(held) => {
                     sink.put(inner, Content::Packed(&counted(held.pieces().packed()?, watch)))?;
-                    Survey::of(&weights.dense(id), watch)?.sums
+                    Survey::of(&weights.dense(id), watch)?.sums.ok_or_else(changed)?
                 }
             };
             sums.insert(id, meant);
@@ -129,14 +132,25 @@ pub fn write(
     }
     watch.progress.end();
     let mut written = Written {
-        staged,
+        staged: Vec::new(),
         folder,
         zeros: vec![0; map.parts.len()],
         stored_bytes: vec![0; model.tensors().len()],
         factored: Vec::new(),
     };
-    written.verify(model, map, &sums, watch)?;
+    read_while_syncing(&staged, || written.verify(&staged, model, map, &sums, watch))?;
+    written.staged = staged;
     Ok(written)
+}
+
+/// Reads again what was written while the disk takes it up.
+pub fn read_while_syncing(staged: &[Box<dyn Staged>], read: impl FnOnce() -> Result<()>) -> Result<()> {
+    std::thread::scope(|scope| {
+        let syncing = scope.spawn(|| staged.iter().try_for_each(|s| s.sync()));
+        let read = read();
+        syncing.join().map_err(|_| Error::failed("syncing the output failed"))??;
+        read
+    })
 }
 
 fn counted<'a>(packed: Packed<'a>, watch: Watch<'a>) -> Packed<'a> {
@@ -157,12 +171,13 @@ impl Written {
     /// handed out, all others the input's.
     fn verify(
         &mut self,
+        staged: &[Box<dyn Staged>],
         model: &Model,
         map: &ClassMap,
         sums: &BTreeMap<TensorId, Vec<u64>>,
         watch: Watch<'_>,
     ) -> Result<()> {
-        let sources = self.staged.iter().map(|s| s.reopen()).collect::<Result<Vec<_>>>()?;
+        let sources = staged.iter().map(|s| s.reopen()).collect::<Result<Vec<_>>>()?;
         watch.progress.begin("checking", model.tensors().iter().map(|t| t.dense_bytes()).sum(), Unit::Bytes);
         let named: Vec<BTreeMap<&str, usize>> = sources
             .iter()
@@ -193,7 +208,7 @@ impl Written {
                 let bytes = buffers.first(len);
                 sources[*source].read_at(*found, offset, bytes)?;
                 let same = match sums.get(id) {
-                    Some(sums) => xxh3_64(bytes) == sums[*block as usize],
+                    Some(sums) => checksum(bytes) == sums[*block as usize],
                     None => buffers.equals(len, |other| model.read_at(*id, offset, other))?,
                 };
                 if !same {

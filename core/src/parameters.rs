@@ -92,7 +92,9 @@ impl Weights<'_> {
         };
         let fitted = Arc::new(parameters.fitted(&coding.fitted, theta));
         let rules = if *fitted == Fitted::Plain { Vec::new() } else { vec![Rule::Coded(fitted.clone(), coding.keeps)] };
-        Ok(TensorState { base, rules, coding: Some(Coding { fitted, decided: None, ..coding }) })
+        let mut state = TensorState::new(base);
+        (state.rules, state.coding) = (rules, Some(Coding { fitted, decided: None, ..coding }));
+        Ok(state)
     }
 }
 

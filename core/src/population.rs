@@ -15,7 +15,7 @@ use crate::select::{KeyBlock, KeyStream, Norm};
 use crate::weights::{Keys, PartPlace, Weights};
 
 /// Weights a block: at most 1 MB of f32.
-const BLOCK_WEIGHTS: u64 = 256 * 1024;
+pub const BLOCK_WEIGHTS: u64 = 256 * 1024;
 
 /// Parts that compete with each other.
 #[derive(Clone, Debug)]
@@ -136,6 +136,7 @@ pub struct PopulationKeys<'a> {
     blocks: Vec<KeyBlock>,
     /// For each block its place and its first element there.
     origins: Vec<(usize, u64)>,
+    counts_cheaply: bool,
 }
 
 impl<'a> PopulationKeys<'a> {
@@ -154,7 +155,18 @@ impl<'a> PopulationKeys<'a> {
                 origins.push((index, start));
             }
         }
-        PopulationKeys { weights, keys, places, watch, blocks, origins }
+        let total: u64 = places.iter().map(PartPlace::len).sum();
+        let known: u64 = places.iter().filter(|p| weights.magnitudes(keys, p).is_some()).map(PartPlace::len).sum();
+        // What the few parts cost whose keys must be visited does not matter.
+        let counts_cheaply = known > total / 2;
+        PopulationKeys { weights, keys, places, watch, blocks, origins, counts_cheaply }
+    }
+
+    /// The numbers of a place's blocks, of those of all.
+    pub fn of_place(&self, place: usize, numbers: &[u64]) -> Vec<u64> {
+        let from = self.origins.partition_point(|(p, _)| *p < place);
+        let upto = self.origins.partition_point(|(p, _)| *p <= place);
+        numbers[from..upto].to_vec()
     }
 
     /// Sums of a number a block, by place.
@@ -182,6 +194,15 @@ impl KeyStream for PopulationKeys<'_> {
         self.weights.visit_keys(self.keys, &self.places[place], first, count, &mut |at, keys| {
             visit((at - start) as usize, keys);
         })
+    }
+
+    fn count_below(&self, block: usize, bounds: &[u32]) -> Result<Vec<u64>> {
+        let (place, start) = self.origins[block];
+        self.weights.count_below(self.keys, &self.places[place], start, self.blocks[block].len as u64, bounds)
+    }
+
+    fn counts_cheaply(&self) -> bool {
+        self.counts_cheaply
     }
 
     fn sample_run(&self) -> usize {

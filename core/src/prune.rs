@@ -48,6 +48,8 @@ pub struct Pruned {
     pub rules: Vec<(TensorId, Rule)>,
     /// What happened to each part that the stage worked on.
     pub parts: Vec<PartCount>,
+    /// Pruned weights of each block ([`cut_blocks`](crate::population::cut_blocks)) of tensors that are one part.
+    pub blocks: Vec<(TensorId, Vec<u64>)>,
     /// Parts of the stage's classes that had no amount.
     pub without_amount: Vec<usize>,
     /// How many weights the recipe asks for in total; `None` for n:m.
@@ -119,6 +121,7 @@ impl Pruning<'_> {
         let mut done = Pruned {
             rules: Vec::new(),
             parts: Vec::new(),
+            blocks: Vec::new(),
             without_amount: populations.without_amount.clone(),
             asked: Some(populations.list.iter().map(|p| p.target).sum()),
             warnings: Vec::new(),
@@ -188,6 +191,9 @@ impl Pruning<'_> {
         for (i, part) in parts.iter().enumerate() {
             let weights = places[i].len();
             done.parts.push(PartCount { part: *part, weights, before: before[i], pruned: pruned[i] });
+            if weights == self.weights.model.tensors()[places[i].tensor].elements {
+                done.blocks.push((places[i].tensor, stream.of_place(i, &selected.pruned)));
+            }
         }
         for (place, norm) in places.into_iter().zip(norms) {
             let tensor = place.tensor;

@@ -10,7 +10,9 @@
 //! pass makes a histogram over the bracket instead, so that memory stays bounded whatever the input.
 
 mod key;
+mod magnitudes;
 mod rank;
 
-pub use key::{Cut, KeyCut, Norm, key, keys_of, score_of};
+pub use key::{Cut, KeyCut, Norm, count_below, key, keys_of, score_of, zero_below};
+pub use magnitudes::Magnitudes;
 pub use rank::{KeyBlock, KeyStream, Selected, select};

@@ -6,12 +6,13 @@
 //! hashed stays in that form.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use compress_sdk::{Array, Evidence, EvidenceKind, Part};
+use compress_sdk::{Array, Evidence, EvidenceKind, Part, Reach};
 
 use crate::convert::{CHUNK_ELEMENTS, to_f32, zero_where};
 use crate::encode::survey::Dense;
@@ -21,7 +22,7 @@ use crate::evidence::EvidenceFile;
 use crate::model::Model;
 use crate::packing::Coding;
 use crate::registry::Instance;
-use crate::select::{KeyCut, keys_of};
+use crate::select::{KeyCut, Magnitudes, count_below, keys_of, zero_below};
 use crate::tensor::{Dtype, TensorId};
 
 pub mod terms;
@@ -37,7 +38,24 @@ pub struct Scoring {
     pub instance: Box<dyn Instance>,
     /// Evidence in the shape of the weights that it reads.
     pub evidence: Option<(Arc<EvidenceFile>, Vec<EvidenceKind>)>,
+    /// `None` where a score depends on more than its weight and its part.
+    known: Option<Mutex<Known>>,
 }
+
+/// Keys by magnitude that a method was asked for.
+#[derive(Default)]
+struct Known {
+    /// By tensor and offset.
+    parts: BTreeMap<(TensorId, u64), Option<Arc<Magnitudes>>>,
+    /// Nearly always all parts share one.
+    distinct: Vec<Arc<Magnitudes>>,
+}
+
+/// Most that are kept, 128 KB each: memory does not grow with the model.
+const MAX_DISTINCT: usize = 16;
+
+/// Parts of fewer weights are scored weight by weight: nothing is gained by scoring each value.
+const MIN_BY_VALUE: u64 = 1 << 17;
 
 /// A part for a method, with the names that it is shown.
 #[derive(Clone, Debug)]
@@ -77,6 +95,26 @@ impl PartPlace {
 }
 
 impl Scoring {
+    /// A method's state for a stage, the kinds of evidence that it reads, and whether it draws random numbers.
+    pub fn new(
+        instance: Box<dyn Instance>,
+        reach: Reach,
+        random: bool,
+        evidence: Option<(Arc<EvidenceFile>, Vec<EvidenceKind>)>,
+    ) -> Scoring {
+        let alone = reach == Reach::Weight && !random && evidence.as_ref().is_none_or(|(_, kinds)| kinds.is_empty());
+        Scoring { instance, evidence, known: alone.then(Mutex::default) }
+    }
+
+    /// Asks for the keys of all values; `None` where there are none for some, or none to compare by magnitude.
+    fn ask_values(&self, place: &PartPlace, dtype: &Dtype, infinity: u16) -> Option<Magnitudes> {
+        let stored = Magnitudes::values(infinity);
+        let (mut values, mut keys) = (vec![0f32; stored.len() / 2], vec![0; stored.len() / 2]);
+        to_f32(dtype, &stored, &mut values);
+        self.keys(place, 0, &values, &mut keys).ok()?;
+        Magnitudes::new(&keys)
+    }
+
     /// Scores a slice of a part that begins `start` elements into it.
     pub fn slice(&self, place: &PartPlace, start: u64, values: &[f32], scores: &mut [f32]) -> Result<()> {
         self.score_slice(place, start, values, scores).map_err(|e| blame_weights(place, start, values, e))
@@ -119,9 +157,22 @@ pub trait Keys: Send + Sync {
     /// scores that are NaN or infinite are refused by tensor and index.
     fn keys(&self, place: &PartPlace, start: u64, values: &[f32], keys: &mut [u32]) -> Result<()>;
 
+    /// Fills `scores` instead, of which [`key`](crate::select::key) makes the keys; `false` where there are only keys.
+    /// They are not checked.
+    fn scores(&self, place: &PartPlace, start: u64, values: &[f32], scores: &mut [f32]) -> Result<bool> {
+        let _ = (place, start, values, scores);
+        Ok(false)
+    }
+
     /// How many weights a call should have: what fits into the caches, or more where each call is dear.
     fn block_weights(&self) -> usize {
         CHUNK_ELEMENTS
+    }
+
+    /// The keys of a part of this type by magnitude, where nothing else decides them.
+    fn magnitudes(&self, place: &PartPlace, dtype: &Dtype) -> Option<Arc<Magnitudes>> {
+        let _ = (place, dtype);
+        None
     }
 }
 
@@ -137,8 +188,39 @@ impl Keys for Scoring {
         })
     }
 
+    fn scores(&self, place: &PartPlace, start: u64, values: &[f32], scores: &mut [f32]) -> Result<bool> {
+        self.slice(place, start, values, scores)?;
+        Ok(true)
+    }
+
     fn block_weights(&self) -> usize {
         self.instance.block_weights().max(CHUNK_ELEMENTS)
+    }
+
+    fn magnitudes(&self, place: &PartPlace, dtype: &Dtype) -> Option<Arc<Magnitudes>> {
+        let infinity = match dtype {
+            Dtype::Bf16 => 0x7f80,
+            Dtype::F16 => 0x7c00,
+            _ => return None,
+        };
+        let mut known = self.known.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.len() < MIN_BY_VALUE {
+            return None;
+        }
+        let part = (place.tensor, place.offset);
+        if let Some(found) = known.parts.get(&part) {
+            return found.clone();
+        }
+        let mut found = self.ask_values(place, dtype, infinity).map(Arc::new);
+        if let Some(new) = &mut found {
+            match known.distinct.iter().find(|k| *k == new) {
+                Some(same) => *new = same.clone(),
+                None if known.distinct.len() < MAX_DISTINCT => known.distinct.push(new.clone()),
+                None => found = None,
+            }
+        }
+        known.parts.insert(part, found.clone());
+        found
     }
 }
 
@@ -179,6 +261,8 @@ pub struct TensorState {
     pub base: Base,
     /// What has pruned and coded it, in order.
     pub rules: Vec<Rule>,
+    /// How many rules there were when the pruned weights of each block were counted, and these counts.
+    pruned: Option<(usize, Arc<Vec<u64>>)>,
     /// What an encode stage decided; `None`: it is written in the way in which the model has it.
     pub coding: Option<Coding>,
 }
@@ -186,7 +270,18 @@ pub struct TensorState {
 impl TensorState {
     /// Values from somewhere, and nothing else.
     pub fn new(base: Base) -> TensorState {
-        TensorState { base, rules: Vec::new(), coding: None }
+        TensorState { base, rules: Vec::new(), pruned: None, coding: None }
+    }
+
+    /// Takes the counts of pruned weights of each block of [`BLOCK_WEIGHTS`](crate::population::BLOCK_WEIGHTS) under the
+    /// rules as they are: these are +0.0, and no other weight is.
+    pub fn set_pruned_blocks(&mut self, blocks: Vec<u64>) {
+        self.pruned = Some((self.rules.len(), Arc::new(blocks)));
+    }
+
+    /// These counts, where they still hold.
+    pub fn pruned_blocks(&self) -> Option<&[u64]> {
+        self.pruned.as_ref().filter(|(rules, _)| *rules == self.rules.len()).map(|(_, blocks)| blocks.as_slice())
     }
 
     /// Adds a rule. What was counted for packing holds no longer.
@@ -362,6 +457,49 @@ impl<'m> Weights<'m> {
         })
     }
 
+    /// The keys of a part by magnitude, where nothing else decides them.
+    pub fn magnitudes(&self, source: &dyn Keys, place: &PartPlace) -> Option<Arc<Magnitudes>> {
+        source.magnitudes(place, &self.model.tensors()[place.tensor].dtype)
+    }
+
+    /// For each bound how many selection keys of a run of a part are below it.
+    pub fn count_below(
+        &self,
+        source: &dyn Keys,
+        place: &PartPlace,
+        first: u64,
+        count: u64,
+        bounds: &[u32],
+    ) -> Result<Vec<u64>> {
+        if let Some(magnitudes) = self.magnitudes(source, place) {
+            // The end of one likely order is often the beginning of the next.
+            let limits: Vec<u16> = bounds.iter().map(|bound| magnitudes.below(*bound)).collect();
+            let distinct: Vec<u16> = limits.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+            let mut counts = vec![0; distinct.len()];
+            let finite = with_scratch(|scratch| {
+                let step = (READ_BYTES / 2) as u64;
+                for at in (first..first + count).step_by(step as usize) {
+                    let bytes = sized(&mut scratch.bytes, step.min(first + count - at) as usize * 2);
+                    self.fill(place.tensor, (place.offset + at) * 2, bytes)?;
+                    if !magnitudes.count(bytes, &distinct, &mut counts) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            })?;
+            if finite {
+                let by_limit: BTreeMap<u16, u64> = distinct.into_iter().zip(counts).collect();
+                return Ok(limits.iter().map(|limit| by_limit[limit]).collect());
+            }
+        }
+        // Where weights are not finite, this says which.
+        let mut counts = vec![0; bounds.len()];
+        self.visit_keys(source, place, first, count, &mut |_, keys| {
+            counts.iter_mut().zip(bounds).for_each(|(count, bound)| *count += count_below(keys, *bound));
+        })?;
+        Ok(counts)
+    }
+
     /// Hands the selection keys of a run of a part to `visit`, each piece with its first element within the part.
     pub fn visit_keys(
         &self,
@@ -530,14 +668,28 @@ fn apply_cut(
 ) -> Result<()> {
     with_scratch(|scratch| {
         let step = source.block_weights();
+        let magnitudes = source.magnitudes(place, dtype);
         for (index, piece) in bytes.chunks_mut(step * width).enumerate() {
             let n = piece.len() / width;
-            let (values, keys) = (sized(&mut scratch.values, n), sized(&mut scratch.keys, n));
             let start = from + (index * step) as u64 - place.offset;
-            to_f32(dtype, piece, values);
-            source.keys(place, start, values, keys)?;
             let position = place.position + start;
-            match cut.threshold(position, n) {
+            let threshold = cut.threshold(position, n);
+            if let (Some(magnitudes), Some(threshold)) = (&magnitudes, threshold)
+                && magnitudes.zero(piece, magnitudes.below(threshold))
+            {
+                continue;
+            }
+            let values = sized(&mut scratch.values, n);
+            to_f32(dtype, piece, values);
+            if let Some(threshold) = threshold {
+                let scores = sized(&mut scratch.scores, n);
+                if source.scores(place, start, values, scores)? && zero_below(width, piece, values, scores, threshold) {
+                    continue;
+                }
+            }
+            let keys = sized(&mut scratch.keys, n);
+            source.keys(place, start, values, keys)?;
+            match threshold {
                 Some(threshold) => zero_where(width, piece, |i| keys[i] < threshold),
                 None => zero_where(width, piece, |i| cut.goes(keys[i], position + i as u64)),
             }

@@ -6,6 +6,7 @@ use super::coding::{Codebook, Fitted, Scales, get_bits, packed_bytes};
 use super::outline::{Outline, PackedLayout, TermOutline, ValueCoding};
 use crate::convert::{from_f32, to_f32};
 use crate::error::{Error, Result};
+use crate::simd::expand;
 use crate::tensor::Dtype;
 
 mod check;
@@ -400,11 +401,12 @@ impl Term {
             let (bits, k0, count) = self.index()?.mask_run(self.need("mask")?, first, n)?;
             let mut values = vec![0; count * width];
             data.read_at(k0 * width as u64, &mut values)?;
-            return match width {
-                2 => index::expand::<2>(&bits, &values, out),
-                4 => index::expand::<4>(&bits, &values, out),
-                _ => index::expand::<8>(&bits, &values, out),
-            };
+            match width {
+                2 => expand::<2>(&values, &bits, out),
+                4 => expand::<4>(&values, &bits, out),
+                _ => expand::<8>(&values, &bits, out),
+            }
+            return Ok(());
         }
         let (places, k0) = self.places(first, n)?;
         let values = match self.outline.values {

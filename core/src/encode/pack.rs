@@ -1,6 +1,8 @@
 //! A tensor as pieces, produced block by block from its dense bytes.
 
-use std::sync::{Arc, OnceLock};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
@@ -9,7 +11,9 @@ use super::outline::{Outline, PackedLayout, PieceOutline, TermOutline, u8_type};
 use super::survey::{Dense, Survey, mask_bits};
 use crate::convert::to_f32;
 use crate::error::{Error, Result};
-use crate::format::{Blocks, Packed, PackedTerm, Piece};
+use crate::format::{BLOCK_BYTES, Blocks, Packed, PackedTerm, Piece};
+use crate::hash::checksum;
+use crate::simd::compact;
 
 /// How a tensor is to be packed.
 pub struct Packing<'a> {
@@ -21,6 +25,26 @@ pub struct Packing<'a> {
     pub layout: PackedLayout,
     /// The coding.
     pub fitted: &'a Fitted,
+}
+
+/// Checksums of the dense bytes, block by block of a survey, as they are packed.
+pub struct Sums(Vec<OnceLock<Vec<u64>>>);
+
+impl Sums {
+    /// None yet. The blocks of the survey must be whole blocks of [`BLOCK_BYTES`].
+    pub fn new(survey: &Survey) -> Sums {
+        Sums(survey.before[1..].iter().map(|_| OnceLock::new()).collect())
+    }
+
+    fn take(&self, block: usize, bytes: &[u8]) {
+        self.0[block].get_or_init(|| bytes.chunks(BLOCK_BYTES).map(checksum).collect());
+    }
+
+    /// All of them; `None` where a block was not packed.
+    pub fn all(&self) -> Option<Vec<u64>> {
+        let sums: Option<Vec<&Vec<u64>>> = self.0.iter().map(OnceLock::get).collect();
+        Some(sums?.into_iter().flatten().copied().collect())
+    }
 }
 
 /// The outline of a tensor under a layout (dense, mask or deltas) and a coding.
@@ -52,7 +76,7 @@ pub fn possible(dense: &dyn Dense, survey: &Survey, fitted: &Fitted) -> Vec<Outl
     let zero = fitted.zero().is_some();
     let fits = |layout| match layout {
         PackedLayout::Dense => zero || survey.kept() == dense.elements(),
-        PackedLayout::Deltas => zero || survey.kept() == survey.entries(),
+        PackedLayout::Deltas => survey.sums.is_some() && (zero || survey.kept() == survey.entries()),
         _ => true,
     };
     [PackedLayout::Dense, PackedLayout::Mask, PackedLayout::Deltas]
@@ -70,22 +94,29 @@ pub const MAX_EXPAND: u64 = 4096;
 impl<'a> Packing<'a> {
     /// The pieces.
     pub fn packed(&self) -> Packed<'a> {
+        self.packed_summing(None)
+    }
+
+    /// The pieces; `sums` takes the checksums of the dense bytes.
+    pub fn packed_summing(&self, sums: Option<&Arc<Sums>>) -> Packed<'a> {
         let outline = outline(self.dense.dtype(), self.dense.shape(), self.survey, self.layout, self.fitted);
-        let masks = (self.layout == PackedLayout::Mask && self.dense.elements() <= MAX_MASKS)
+        let places = matches!(self.layout, PackedLayout::Mask | PackedLayout::Deltas);
+        let masks = (places && self.dense.elements() <= MAX_MASKS)
             .then(|| Arc::new(Masks(self.survey.before[1..].iter().map(|_| OnceLock::new()).collect())));
         let terms = outline.terms.into_iter().map(|term| PackedTerm {
             layout: term.layout,
             values: term.values,
-            pieces: term.pieces.into_iter().map(|p| self.piece(p, &masks)).collect(),
+            pieces: term.pieces.into_iter().map(|p| self.piece(p, &masks, sums)).collect(),
         });
         let terms = terms.collect();
         Packed { dtype: outline.dtype, shape: outline.shape, terms }
     }
 
-    fn piece(&self, piece: PieceOutline, masks: &Option<Arc<Masks>>) -> Piece<'a> {
+    fn piece(&self, piece: PieceOutline, masks: &Option<Arc<Masks>>, sums: Option<&Arc<Sums>>) -> Piece<'a> {
         let (bytes, masks) = (piece.bytes(), masks.clone());
         let Packing { dense, survey, layout, fitted } = *self;
-        let walk = Walk { dense, survey, layout, fitted, bytes, masks };
+        let (sums, cut) = (sums.cloned(), Mutex::default());
+        let walk = Walk { dense, survey, layout, fitted, bytes, masks, sums, cut };
         let data: Box<dyn Blocks + 'a> = match piece.role {
             "values" => Box::new(Values(walk)),
             "mask" => Box::new(Mask(walk)),
@@ -111,11 +142,13 @@ impl Blocks for Bytes {
     }
 }
 
-/// The mask of a tensor, block by block, as the values were made: whoever writes it then need not make the weights anew.
+/// The mask or deltas of a tensor, block by block, as the values were made: whoever writes them then need not make the
+/// weights anew.
 struct Masks(Vec<OnceLock<Vec<u8>>>);
 
-/// Elements of a tensor whose mask is kept from the values to the mask: 16 MB of it. Larger ones are made twice.
-const MAX_MASKS: u64 = 1 << 27;
+/// Elements of a tensor whose mask is kept from the values to the mask: 64 MB of it; deltas are chosen where they are
+/// fewer. Those of larger ones are made twice.
+const MAX_MASKS: u64 = 1 << 29;
 
 struct Walk<'a> {
     dense: &'a dyn Dense,
@@ -124,6 +157,9 @@ struct Walk<'a> {
     fitted: &'a Fitted,
     bytes: u64,
     masks: Option<Arc<Masks>>,
+    sums: Option<Arc<Sums>>,
+    /// Blocks of which one call has used a part and another will use the rest.
+    cut: Mutex<BTreeMap<usize, Vec<u8>>>,
 }
 
 struct Values<'a>(Walk<'a>);
@@ -157,12 +193,21 @@ impl Walk<'_> {
         self.survey.before.len() - 1
     }
 
-    fn read(&self, block: usize) -> Result<(u64, Vec<u8>)> {
+    /// Lends the dense bytes of a block, and says which is its first element.
+    fn with_dense<T>(&self, block: usize, work: impl FnOnce(u64, &[u8]) -> Result<T>) -> Result<T> {
         let first = block as u64 * self.survey.block;
         let n = (self.dense.elements() - first).min(self.survey.block) as usize;
-        let mut bytes = vec![0; n * self.dense.width()];
-        self.dense.read(first * self.dense.width() as u64, &mut bytes)?;
-        Ok((first, bytes))
+        with_buffer(n * self.dense.width(), |bytes| {
+            self.dense.read(first * self.dense.width() as u64, bytes)?;
+            if let Some(sums) = &self.sums {
+                sums.take(block, bytes);
+            }
+            work(first, bytes)
+        })
+    }
+
+    fn read(&self, block: usize) -> Result<(u64, Vec<u8>)> {
+        self.with_dense(block, |first, bytes| Ok((first, bytes.to_vec())))
     }
 
     /// The mask of a block, which is kept for who writes it.
@@ -170,7 +215,7 @@ impl Walk<'_> {
         let width = self.dense.width();
         let mut bits = vec![0u8; (bytes.len() / width).div_ceil(8)];
         mask_bits(bytes, width, &mut bits);
-        if let Some(masks) = &self.masks {
+        if let Some(masks) = self.masks.as_ref().filter(|_| self.layout == PackedLayout::Mask) {
             masks.0[block].get_or_init(|| bits.clone());
         }
         bits
@@ -180,8 +225,8 @@ impl Walk<'_> {
         let (first, bytes) = self.read(block)?;
         let bits = self.bits(block, &bytes);
         let count = (self.before(block + 1) - self.before(block)) as usize;
-        let (mut at, mut deltas) = (Vec::with_capacity(count), Vec::new());
         let gaps = self.layout == PackedLayout::Deltas;
+        let (mut at, mut deltas) = (Vec::with_capacity(count), Vec::with_capacity(if gaps { count } else { 0 }));
         let mut after_last = self.survey.before[block].after_last;
         for (i, byte) in bits.iter().enumerate() {
             let mut left = *byte;
@@ -192,8 +237,10 @@ impl Walk<'_> {
                     let position = first + u64::from(element);
                     let gap = position + 1 - after_last;
                     let fillers = ((gap - 1) / 255) as usize;
-                    at.extend(std::iter::repeat_n(u32::MAX, fillers));
-                    deltas.extend(std::iter::repeat_n(255, fillers));
+                    if fillers > 0 {
+                        at.extend(std::iter::repeat_n(u32::MAX, fillers));
+                        deltas.extend(std::iter::repeat_n(255, fillers));
+                    }
                     deltas.push((gap - fillers as u64 * 255) as u8);
                     after_last = position + 1;
                 }
@@ -203,7 +250,26 @@ impl Walk<'_> {
         if at.len() != count {
             return Err(changed());
         }
+        if let Some(masks) = self.masks.as_ref().filter(|_| gaps) {
+            masks.0[block].get_or_init(|| deltas.clone());
+        }
         Ok(Entries { first, bytes, at, deltas })
+    }
+
+    /// Writes the codes of all entries of a block.
+    fn put_codes(&self, block: usize, out: &mut [u8]) -> Result<()> {
+        if self.layout == PackedLayout::Mask && *self.fitted == Fitted::Plain {
+            return self.with_dense(block, |_, bytes| {
+                let bits = self.bits(block, bytes);
+                let kept = match self.dense.width() {
+                    2 => compact::<2>(bytes, &bits, out),
+                    4 => compact::<4>(bytes, &bits, out),
+                    _ => compact::<8>(bytes, &bits, out),
+                };
+                if kept * self.dense.width() == out.len() { Ok(()) } else { Err(changed()) }
+            });
+        }
+        put(out, &self.codes(block)?)
     }
 
     /// The codes of all entries of a block, [`Fitted::width`] bytes each.
@@ -226,12 +292,6 @@ impl Walk<'_> {
                 }
             }
             return Ok(codes);
-        }
-        let count = (self.before(block + 1) - self.before(block)) as usize;
-        if self.layout == PackedLayout::Mask && *self.fitted == Fitted::Plain {
-            let (_, bytes) = self.read(block)?;
-            let bits = self.bits(block, &bytes);
-            return compact(&bytes, &bits, self.dense.width(), count);
         }
         let entries = self.entries(block)?;
         let width = self.dense.width();
@@ -260,13 +320,13 @@ impl Walk<'_> {
         Ok(codes)
     }
 
-    /// Fills bytes of an array of which each entry has `width` bytes, from the whole blocks that `make` yields.
+    /// Fills bytes of an array of which each entry has `width` bytes, from the whole blocks that `make` writes.
     fn fill(
         &self,
         width: usize,
         offset: u64,
         out: &mut [u8],
-        make: &(dyn Fn(usize) -> Result<Vec<u8>> + Sync),
+        make: &(dyn Fn(usize, &mut [u8]) -> Result<()> + Sync),
     ) -> Result<()> {
         let end = offset + out.len() as u64;
         let start_of = |block: usize| self.before(block) * width as u64;
@@ -282,10 +342,28 @@ impl Walk<'_> {
             if out.is_empty() {
                 return Ok(());
             }
-            let made = make(block)?;
-            out.copy_from_slice(made.get(skip..skip + out.len()).ok_or_else(changed)?);
+            let whole = (start_of(block + 1) - start_of(block)) as usize;
+            if out.len() == whole {
+                return make(block, out);
+            }
+            let known = self.lock_cut().remove(&block);
+            if let Some(made) = known {
+                return put(out, made.get(skip..skip + out.len()).ok_or_else(changed)?);
+            }
+            let mut made = vec![0; whole];
+            make(block, &mut made)?;
+            put(out, &made[skip..skip + out.len()])?;
+            // Who has made the rest at the same time has left it here, and needs it no more than we do.
+            let mut cut = self.lock_cut();
+            if whole <= BLOCK_BYTES && cut.remove(&block).is_none() {
+                cut.insert(block, made);
+            }
             Ok(())
         })
+    }
+
+    fn lock_cut(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<u8>>> {
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fills bytes of packed indices.
@@ -313,35 +391,30 @@ fn first_block(blocks: usize, holds: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-/// The elements whose bits are 1, side by side.
-fn compact(bytes: &[u8], bits: &[u8], width: usize, count: usize) -> Result<Vec<u8>> {
-    fn each<const W: usize>(bytes: &[u8], bits: &[u8], out: &mut Vec<[u8; W]>) {
-        for (word, run) in bits.chunks(8).zip(bytes.as_chunks::<W>().0.chunks(64)) {
-            let mut padded = [0; 8];
-            padded[..word.len()].copy_from_slice(word);
-            let mut left = u64::from_le_bytes(padded);
-            while left != 0 {
-                out.extend(run.get(left.trailing_zeros() as usize));
-                left &= left - 1;
-            }
-        }
+/// The one buffer of a thread, kept for the next call.
+fn with_buffer<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    thread_local!(static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) });
+    // Taken out for the time of the work: other blocks of the pool may run on this thread meanwhile.
+    let mut buffer = BUFFER.take();
+    if buffer.len() < bytes {
+        buffer.resize(bytes, 0);
     }
-    macro_rules! compacted {
-        ($w:literal) => {{
-            let mut out: Vec<[u8; $w]> = Vec::with_capacity(count);
-            each::<$w>(bytes, bits, &mut out);
-            (out.len(), out.into_flattened())
-        }};
-    }
-    let (kept, out) = match width {
-        2 => compacted!(2),
-        4 => compacted!(4),
-        _ => compacted!(8),
-    };
-    if kept == count { Ok(out) } else { Err(changed()) }
+    let result = work(&mut buffer[..bytes]);
+    BUFFER.set(buffer);
+    result
 }
 
-fn changed() -> Error {
+/// Copies what must be as long.
+fn put(out: &mut [u8], made: &[u8]) -> Result<()> {
+    if out.len() != made.len() {
+        return Err(changed());
+    }
+    out.copy_from_slice(made);
+    Ok(())
+}
+
+/// The error for weights that differ between two passes.
+pub fn changed() -> Error {
     Error::failed("the weights changed between two passes: the input was modified meanwhile")
 }
 
@@ -356,7 +429,7 @@ impl Blocks for Values<'_> {
                 let bits = self.0.fitted.coding().bits(self.0.dense.dtype()) as u8;
                 self.0.fill_indices(bits, offset, out)
             }
-            fitted => self.0.fill(fitted.width(self.0.dense.dtype()), offset, out, &|b| self.0.codes(b)),
+            fitted => self.0.fill(fitted.width(self.0.dense.dtype()), offset, out, &|b, o| self.0.put_codes(b, o)),
         }
     }
 }
@@ -370,18 +443,27 @@ impl Blocks for Mask<'_> {
         let (dense, block) = (self.0.dense, self.0.survey.block);
         let width = dense.width();
         let step = (block / 8) as usize;
-        out.par_chunks_mut(step).enumerate().try_for_each_init(Vec::new, |bytes: &mut Vec<u8>, (i, out)| {
+        out.par_chunks_mut(step).enumerate().try_for_each(|(i, out)| {
             let first = (offset + (i * step) as u64) * 8;
-            let known = self.0.masks.as_ref().and_then(|m| m.0.get((first / block) as usize)?.get());
+            let at = (first / block) as usize;
+            let known = self.0.masks.as_ref().and_then(|m| m.0.get(at)?.get());
             if let Some(bits) = known.filter(|bits| bits.len() == out.len()) {
                 out.copy_from_slice(bits);
                 return Ok(());
             }
-            let n = (dense.elements() - first).min(out.len() as u64 * 8) as usize;
-            bytes.resize(n * width, 0);
-            dense.read(first * width as u64, bytes)?;
-            mask_bits(bytes, width, out);
-            Ok(())
+            let n = (dense.elements() - first).min(block) as usize;
+            if first.is_multiple_of(block) && out.len() == n.div_ceil(8) {
+                return self.0.with_dense(at, |_, bytes| {
+                    mask_bits(bytes, width, out);
+                    Ok(())
+                });
+            }
+            let n = n.min(out.len() * 8);
+            with_buffer(n * width, |bytes| {
+                dense.read(first * width as u64, bytes)?;
+                mask_bits(bytes, width, out);
+                Ok(())
+            })
         })
     }
 }
@@ -392,6 +474,9 @@ impl Blocks for Deltas<'_> {
     }
 
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.0.fill(1, offset, out, &|b| Ok(self.0.entries(b)?.deltas))
+        self.0.fill(1, offset, out, &|b, o| match self.0.masks.as_ref().and_then(|m| m.0[b].get()) {
+            Some(deltas) => put(o, deltas),
+            None => put(o, &self.0.entries(b)?.deltas),
+        })
     }
 }

@@ -1,11 +1,12 @@
 //! One pass over a tensor that counts what packing needs to know before anything is written.
 
 use rayon::prelude::*;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Result;
 use crate::format::BLOCK_BYTES;
+use crate::hash::checksum;
 use crate::progress::Watch;
+use crate::simd::nonzero_bits;
 use crate::tensor::Dtype;
 
 /// A tensor's dense bytes, from any thread.
@@ -35,8 +36,8 @@ pub struct Survey {
     pub block: u64,
     /// Before each block and at the end.
     pub before: Vec<Before>,
-    /// Checksums of each [`BLOCK_BYTES`] of the dense bytes.
-    pub sums: Vec<u64>,
+    /// Checksums of each [`BLOCK_BYTES`] of the dense bytes; `None` where only kept elements were counted.
+    pub sums: Option<Vec<u64>>,
 }
 
 /// What stands before a block.
@@ -74,14 +75,15 @@ impl Survey {
                     .enumerate()
                     .map(|(k, b)| count(b, width, (offset + (k * SURVEY_BYTES) as u64) / width as u64))
                     .collect();
-                Ok((xxh3_64(bytes), counts))
+                Ok((checksum(bytes), counts))
             })
             .collect();
         let mut survey = Survey { block: (SURVEY_BYTES / width) as u64, ..Survey::default() };
         let mut at = Before::default();
         survey.before.push(at);
-        for (sum, counts) in found? {
-            survey.sums.push(sum);
+        let found = found?;
+        survey.sums = Some(found.iter().map(|(sum, _)| *sum).collect());
+        for (_, counts) in found {
             for count in counts {
                 if count.kept > 0 {
                     at.entries += count.kept + count.fillers + (count.first - at.after_last) / 255;
@@ -92,6 +94,16 @@ impl Survey {
             }
         }
         Ok(survey)
+    }
+
+    /// From counts of kept elements in blocks. Deltas cannot be made of it.
+    pub fn of_kept(block: u64, kept: impl Iterator<Item = u64>) -> Survey {
+        let mut at = Before::default();
+        let before = std::iter::once(at).chain(kept.map(|n| {
+            at.kept += n;
+            at
+        }));
+        Survey { block, before: before.collect(), sums: None }
     }
 
     /// Kept elements.
@@ -132,16 +144,9 @@ fn count(bytes: &[u8], width: usize, first_element: u64) -> Count {
 
 /// The mask of elements: 1 where the bits are not those of +0.0. `out` has a bit an element, rounded up to bytes.
 pub fn mask_bits(bytes: &[u8], width: usize, out: &mut [u8]) {
-    #[inline(always)]
-    fn each<const W: usize>(bytes: &[u8], out: &mut [u8]) {
-        let elements = bytes.as_chunks::<W>().0;
-        for (o, run) in out.iter_mut().zip(elements.chunks(8)) {
-            *o = run.iter().enumerate().fold(0, |bits, (i, e)| bits | u8::from(*e != [0; W]) << i);
-        }
+    match width {
+        2 => nonzero_bits::<2>(bytes, out),
+        4 => nonzero_bits::<4>(bytes, out),
+        _ => nonzero_bits::<8>(bytes, out),
     }
-    crate::simd::wide(|| match width {
-        2 => each::<2>(bytes, out),
-        4 => each::<4>(bytes, out),
-        _ => each::<8>(bytes, out),
-    });
 }

@@ -1,18 +1,21 @@
 //! Every layout × coding is built, decoded, and decoded again after it was coded anew.
 
+use std::sync::Arc;
+
 use compress_sdk::bitmap::Bitmap;
 use compress_sdk::encoding::{Encoding, Layout, Term};
 use proptest::prelude::*;
+use rayon::prelude::*;
 
 use super::decode::{Decoder, ReadAt};
 use super::outline::{PackedLayout, ValueCoding};
-use super::pack::{Packing, possible};
+use super::pack::{Packing, Sums, possible};
 use super::survey::Survey;
 use super::terms::{Values, collect, pack, recode};
 use super::{Outline, Pieces, fit};
 use crate::convert::to_f32;
 use crate::error::Result;
-use crate::format::Packed;
+use crate::format::{BLOCK_BYTES, Packed};
 use crate::progress::Watch;
 use crate::tensor::Dtype;
 
@@ -240,6 +243,32 @@ fn terms_of_methods_and_a_sum() {
             // Coded anew from what it decodes to.
             every_layout(Values { dtype: Dtype::F32, shape: vec![rows as u64, cols as u64], bytes }, coding);
         }
+    }
+}
+
+#[test]
+fn counts_of_kept_weights_are_enough_for_a_mask() {
+    let plain = super::Fitted::Plain;
+    for (dtype, share) in [(Dtype::F32, 0.9), (Dtype::F32, 0.2), (Dtype::Bf16, 0.5), (Dtype::Bf16, 0.0)] {
+        let dense = of(&weights(1_200_000, share, 5), dtype, &[1_200_000]);
+        let width = dense.bytes.len() / 1_200_000;
+        let kept = |block: &[u8]| block.chunks(width).filter(|e| e.iter().any(|b| *b != 0)).count() as u64;
+        let survey = Survey::of(&dense, Watch::silent()).unwrap();
+        let counted = Survey::of_kept((BLOCK_BYTES / width) as u64, dense.bytes.chunks(BLOCK_BYTES).map(kept));
+        let named = |s: &Survey| possible(&dense, s, &plain).iter().map(|o| o.terms[0].layout).collect::<Vec<_>>();
+        assert!(!named(&counted).contains(&PackedLayout::Deltas));
+        let sums = Arc::new(Sums::new(&counted));
+        assert_eq!(sums.all(), None);
+        let of = |survey| Packing { dense: &dense, survey, layout: PackedLayout::Mask, fitted: &plain };
+        let (expected, packed) = (of(&survey).packed(), of(&counted).packed_summing(Some(&sums)));
+        for (a, b) in expected.terms[0].pieces.iter().zip(&packed.terms[0].pieces) {
+            let whole = collect(a.data.as_ref()).unwrap();
+            let mut made = vec![1; whole.len()];
+            let fill = |(i, out): (usize, &mut [u8])| b.data.fill((i * BLOCK_BYTES) as u64, out).unwrap();
+            made.par_chunks_mut(BLOCK_BYTES).enumerate().for_each(fill);
+            assert!(made == whole, "{}", a.role);
+        }
+        assert_eq!(sums.all(), survey.sums);
     }
 }
 

@@ -12,6 +12,8 @@ use crate::encode::fit::fit;
 use crate::encode::survey::{Dense, Survey};
 use crate::encode::{Fitted, PackedLayout, Pieces, ValueCoding, terms};
 use crate::error::Result;
+use crate::format::BLOCK_BYTES;
+use crate::population::BLOCK_WEIGHTS;
 use crate::progress::{Silent, Unit, Watch};
 use crate::recipe::{EncodeLayout, EncodeStage, EncodeValues};
 use crate::tensor::{Dtype, TensorId};
@@ -30,6 +32,9 @@ pub struct Encoder<'a> {
     /// Progress and cancellation.
     pub watch: Watch<'a>,
 }
+
+/// Bytes by which names and operators of a mask might exceed those of deltas.
+const MASK_MARGIN: u64 = 1 << 13;
 
 /// A tensor after the stage.
 pub struct Encoded {
@@ -179,13 +184,21 @@ impl Encoder<'_> {
             if !was_packed {
                 return self.left(id, "it is dense already".into());
             }
-            let state = TensorState { coding: Some(Coding::dense()), ..state.clone() };
-            return Ok(Encoded { tensor: id, state: Some(state), outcome: Outcome::Unpacked, parts: self.count(id)? });
+            let mut after = state.clone();
+            after.coding = Some(Coding::dense());
+            return Ok(Encoded { tensor: id, state: Some(after), outcome: Outcome::Unpacked, parts: self.count(id)? });
         }
         let dense = self.weights.dense(id);
-        let seen = Seen::new(&dense, Change::None, self.map.parts_of(id));
-        let survey = Survey::of(&seen, self.watch)?;
-        let parts = seen.stats();
+        let (survey, parts) = match self.counted(id, &fitted) {
+            Some(counted) => {
+                self.watch.tick(self.weights.model.tensors()[id].dense_bytes())?;
+                counted
+            }
+            None => {
+                let seen = Seen::new(&dense, Change::None, self.map.parts_of(id));
+                (Survey::of(&seen, self.watch)?, seen.stats())
+            }
+        };
         let mut after = state.clone();
         let keeps = true;
         if *fitted != Fitted::Plain && !matches!(state.rules.last(), Some(Rule::Coded(f, _)) if Arc::ptr_eq(f, &fitted))
@@ -209,6 +222,24 @@ impl Encoder<'_> {
             }
             Err(reason) => Ok(Encoded { tensor: id, state: None, outcome: Outcome::Left(reason), parts }),
         }
+    }
+
+    /// The counts that pruning has left, where they say enough: of a tensor that keeps so much that a mask is certainly
+    /// smaller than deltas of a byte each.
+    fn counted(&self, id: TensorId, fitted: &Fitted) -> Option<(Survey, Vec<Stats>)> {
+        let info = &self.weights.model.tensors()[id];
+        let width = info.dtype.float_bytes().filter(|width| matches!(width, 2 | 4))?;
+        let pruned = self.weights.tensors[id].pruned_blocks()?;
+        if *fitted != Fitted::Plain || self.map.parts_of(id).len() != 1 {
+            return None;
+        }
+        let block = (BLOCK_BYTES / width) as u64;
+        let starts = (0..info.elements).step_by(block as usize);
+        let gone = pruned.chunks((block / BLOCK_WEIGHTS) as usize).map(|run| run.iter().sum::<u64>());
+        let survey = Survey::of_kept(block, starts.zip(gone).map(|(at, gone)| block.min(info.elements - at) - gone));
+        let zeros = info.elements - survey.kept();
+        let certain = survey.kept() * 8 >= info.elements + 8 * MASK_MARGIN;
+        certain.then(|| (survey, vec![Stats { zeros, ..Stats::default() }]))
     }
 
     fn lossy(&self, layout: EncodeLayout, id: TensorId, values: ValueCoding) -> Result<Encoded> {

@@ -1,5 +1,7 @@
 //! Scores as ordered integers.
 
+use crate::simd::wide;
+
 /// The key of a weight: 0 where the weight is zero already, else the score's bits mapped so that integers order as the
 /// scores do (−0.0 and +0.0 alike). Finite scores never reach 0 or `u32::MAX`.
 #[inline(always)]
@@ -11,7 +13,7 @@ pub fn key(value: f32, score: f32) -> u32 {
 
 /// The keys of a slice of weights; `None` where all weights and scores are finite, else the first index that is not.
 pub fn keys_of(values: &[f32], scores: &[f32], out: &mut [u32]) -> Option<usize> {
-    let worst = crate::simd::wide(|| {
+    let worst = wide(|| {
         let mut worst = 0u32;
         for ((o, &v), &s) in out.iter_mut().zip(values).zip(scores) {
             *o = key(v, s);
@@ -23,6 +25,32 @@ pub fn keys_of(values: &[f32], scores: &[f32], out: &mut [u32]) -> Option<usize>
         return None;
     }
     values.iter().zip(scores).position(|(v, s)| !v.is_finite() || !s.is_finite())
+}
+
+/// Sets the stored elements of `width` bytes to +0.0 whose keys are below a bound; `false` where some weights or scores
+/// are not finite, and then the elements are worth nothing.
+pub fn zero_below(width: usize, stored: &mut [u8], values: &[f32], scores: &[f32], bound: u32) -> bool {
+    #[inline(always)]
+    fn each<const W: usize>(stored: &mut [u8], values: &[f32], scores: &[f32], bound: u32) -> u32 {
+        let mut worst = 0u32;
+        for ((b, &v), &s) in stored.as_chunks_mut::<W>().0.iter_mut().zip(values).zip(scores) {
+            *b = if key(v, s) < bound { [0; W] } else { *b };
+            worst = worst.max(v.to_bits() & 0x7fff_ffff).max(s.to_bits() & 0x7fff_ffff);
+        }
+        worst
+    }
+    // Each loop by itself: a closure with all of them is not inlined into the wide function.
+    let worst = match width {
+        2 => wide(|| each::<2>(stored, values, scores, bound)),
+        4 => wide(|| each::<4>(stored, values, scores, bound)),
+        _ => wide(|| each::<8>(stored, values, scores, bound)),
+    };
+    worst < 0x7f80_0000
+}
+
+/// How many keys are below a bound.
+pub fn count_below(keys: &[u32], bound: u32) -> u64 {
+    wide(|| keys.chunks(1 << 16).map(|run| u64::from(run.iter().map(|k| u32::from(*k < bound)).sum::<u32>())).sum())
 }
 
 /// The score of a key; 0 for a weight that is zero already.

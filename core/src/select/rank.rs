@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::key::{Cut, KeyCut, Norm};
+use super::key::{Cut, Norm, count_below};
 use crate::error::{Error, Result};
-use crate::simd::wide;
+use crate::simd::scan;
 
 /// A block of a population: weights that lie side by side in one part.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,18 @@ pub trait KeyStream: Sync {
     fn blocks(&self) -> &[KeyBlock];
     /// Hands the keys of a range of a block to `visit`, in runs, each with its start within the block.
     fn visit(&self, block: usize, range: Range<usize>, visit: &mut dyn FnMut(usize, &[u32])) -> Result<()>;
+    /// For each bound how many keys of a block are below it.
+    fn count_below(&self, block: usize, bounds: &[u32]) -> Result<Vec<u64>> {
+        let mut counts = vec![0; bounds.len()];
+        self.visit(block, 0..self.blocks()[block].len, &mut |_, keys| {
+            counts.iter_mut().zip(bounds).for_each(|(count, bound)| *count += count_below(keys, *bound));
+        })?;
+        Ok(counts)
+    }
+    /// Whether counting is much cheaper than visiting.
+    fn counts_cheaply(&self) -> bool {
+        false
+    }
     /// How many neighbours to sample together: few are better, many are cheaper where each visit is dear.
     fn sample_run(&self) -> usize {
         256
@@ -62,6 +74,9 @@ struct Limits {
 
 const LIMITS: Limits = Limits { small: 1 << 20, collect: 4 << 20, bins_log2: 16, sample: 2 << 20 };
 
+/// Likely orders that are counted in one pass.
+const MOST_LIKELY: usize = 6;
+
 /// Selects the `target` lowest of the population; zero weights go in any case, so the result may be more than
 /// `target`, and is exactly `target` otherwise. `target` must not exceed the population.
 pub fn select(stream: &dyn KeyStream, target: u64) -> Result<Selected> {
@@ -75,10 +90,17 @@ fn select_within(stream: &dyn KeyStream, target: u64, limits: Limits) -> Result<
     let mut guess = 0;
     let mut collect = total <= limits.small;
     if !collect && target > 0 {
-        let sample = Sample::draw(stream, total, limits.sample)?;
-        (low, high, guess) = sample.bracket(target, total);
-        collect = sample.expected_within(low, high, total) <= limits.collect;
-        if !collect && let Some(selected) = Ties::run(stream, target, &sample.around(guess))? {
+        let sample = Sample::draw(stream, target, total, limits.sample)?;
+        (low, high, guess) = (sample.low, sample.high, sample.guess);
+        collect = sample.expected <= limits.collect;
+        let likely = match sample.between(MOST_LIKELY) {
+            Some(orders) if stream.counts_cheaply() => orders,
+            _ if collect => Vec::new(),
+            _ => sample.around(),
+        };
+        if !likely.is_empty()
+            && let Some(selected) = Ties::run(stream, target, &likely)?
+        {
             return Ok(selected);
         }
     }
@@ -111,11 +133,23 @@ fn select_within(stream: &dyn KeyStream, target: u64, limits: Limits) -> Result<
     }
 }
 
-/// Sampled orders, sorted.
-struct Sample(Vec<u64>);
+/// What sampled orders tell of where the target lies.
+struct Sample {
+    /// Orders between which it lies with near certainty.
+    low: u64,
+    high: u64,
+    /// The likeliest one.
+    guess: u64,
+    /// The sampled orders from `low` to `high`, rising, and the nearest on either side.
+    within: Vec<u64>,
+    before: Option<u64>,
+    after: Option<u64>,
+    /// How many weights are expected from `low` to `high`.
+    expected: u64,
+}
 
 impl Sample {
-    fn draw(stream: &dyn KeyStream, total: u64, most: u64) -> Result<Sample> {
+    fn draw(stream: &dyn KeyStream, target: u64, total: u64, most: u64) -> Result<Sample> {
         let wanted = (total / 256).max(1 << 16).min(most).min(total);
         let run = stream.sample_run();
         let runs = wanted.div_ceil(run as u64).max(1);
@@ -138,40 +172,52 @@ impl Sample {
             .into_par_iter()
             .map(|(index, range)| {
                 let norm = stream.blocks()[index].norm;
-                let mut orders = Vec::with_capacity(run);
+                let mut orders = Vec::with_capacity(range.len());
                 stream.visit(index, range, &mut |_, keys| orders.extend(keys.iter().map(|k| norm.order(*k))))?;
                 Ok(orders)
             })
             .collect();
-        let mut orders = orders?.concat();
-        orders.par_sort_unstable();
-        Ok(Sample(orders))
+        Ok(Sample::of(orders?.concat(), target, total))
     }
 
-    /// Orders between which the target lies with near certainty, and the likeliest one. Sampled runs are neighbours
-    /// and so alike: the spread is taken twice as wide as that of independent draws.
-    fn bracket(&self, target: u64, total: u64) -> (u64, u64, u64) {
-        let n = self.0.len() as f64;
+    /// Sampled runs are neighbours and so alike: the spread is taken wider than that of independent draws.
+    fn of(mut orders: Vec<u64>, target: u64, total: u64) -> Sample {
+        let n = orders.len() as f64;
         let p = target as f64 / total as f64;
         let centre = p * n;
-        let spread = 6.0 * (p * (1.0 - p) * n).sqrt() * 1.5 + 16.0;
-        let low = if centre - spread < 0.0 { 0 } else { self.0[(centre - spread) as usize] };
-        let high = self.0.get((centre + spread) as usize).copied().unwrap_or(u64::MAX);
-        let guess = self.0[(centre as usize).min(self.0.len() - 1)];
-        (low, high, guess)
+        let spread = 4.0 * (p * (1.0 - p) * n).sqrt() * 1.5 + 16.0;
+        let mut nth = |i: f64| (i < n).then(|| *orders.select_nth_unstable(i as usize).1);
+        let low = if centre - spread < 0.0 { 0 } else { nth(centre - spread).unwrap_or(0) };
+        let high = nth(centre + spread).unwrap_or(u64::MAX);
+        let guess = nth(centre.min(n - 1.0)).unwrap_or(low);
+        let before = orders.iter().copied().filter(|o| *o < low).max();
+        let after = orders.iter().copied().filter(|o| *o > high).min();
+        orders.retain(|o| (low..=high).contains(o));
+        orders.sort_unstable();
+        let expected = (orders.len() as f64 / n * total as f64) as u64;
+        Sample { low, high, guess, within: orders, before, after, expected }
     }
 
-    /// The sampled order at `guess` and its neighbours, rising.
-    fn around(&self, guess: u64) -> Vec<u64> {
-        let upto = self.0.partition_point(|o| *o <= guess);
-        let from = self.0.partition_point(|o| *o < guess);
-        let before = from.checked_sub(1).map(|i| self.0[i]);
-        before.into_iter().chain([guess]).chain(self.0.get(upto).copied()).collect()
+    /// The guess and its neighbours, rising.
+    fn around(&self) -> Vec<u64> {
+        let upto = self.within.partition_point(|o| *o <= self.guess);
+        let from = self.within.partition_point(|o| *o < self.guess);
+        let before = from.checked_sub(1).map(|i| self.within[i]).or(self.before);
+        let after = self.within.get(upto).copied().or(self.after);
+        before.into_iter().chain([self.guess]).chain(after).collect()
     }
 
-    fn expected_within(&self, low: u64, high: u64, total: u64) -> u64 {
-        let within = self.0.partition_point(|o| *o <= high) - self.0.partition_point(|o| *o < low);
-        (within as f64 / self.0.len() as f64 * total as f64) as u64
+    /// The orders from `low` to `high`, rising, where they are at most so many.
+    fn between(&self, most: usize) -> Option<Vec<u64>> {
+        let (mut orders, mut at) = (Vec::new(), 0);
+        while let Some(order) = self.within.get(at) {
+            if orders.len() == most {
+                return None;
+            }
+            orders.push(*order);
+            at += self.within[at..].partition_point(|o| o == order);
+        }
+        Some(orders)
     }
 }
 
@@ -188,20 +234,12 @@ impl Ties {
         let found: Result<Vec<TieCounts>> = (0..blocks.len())
             .into_par_iter()
             .map(|index| {
-                let bounds: Vec<KeyCut> =
-                    orders.iter().map(|o| Cut { order: *o, last: 0 }.for_norm(blocks[index].norm)).collect();
-                let mut counts = vec![(0, 0); orders.len()];
-                let mut zeros = 0;
-                stream.visit(index, 0..blocks[index].len, &mut |_, keys| {
-                    zeros += count_below(keys, 1);
-                    for ((less, equal), bound) in counts.iter_mut().zip(&bounds) {
-                        let below = count_below(keys, bound.below);
-                        *less += below;
-                        *equal += count_below(keys, bound.upto) - below;
-                    }
-                })?;
+                let norm = blocks[index].norm;
+                let cuts = orders.iter().map(|o| Cut { order: *o, last: 0 }.for_norm(norm));
+                let bounds: Vec<u32> = [1].into_iter().chain(cuts.flat_map(|c| [c.below, c.upto])).collect();
+                let counts = stream.count_below(index, &bounds)?;
                 stream.tick(blocks[index].len)?;
-                Ok((zeros, counts))
+                Ok((counts[0], counts[1..].chunks(2).map(|c| (c[0], c[1] - c[0])).collect()))
             })
             .collect();
         let found = found?;
@@ -409,44 +447,39 @@ impl Scan {
     }
 
     fn run(&self, start: usize, keys: &[u32], found: &mut BlockCount, collect: bool, hist: &mut [u64]) {
-        let below = count_below(keys, self.low_key);
-        let within = count_below(keys, self.high_key) - below;
-        found.zeros += count_below(keys, 1);
-        found.below += below;
-        found.within += within;
+        let span = self.high_key - self.low_key;
+        let mut words = [0; SCAN / 64];
+        for (index, run) in keys.chunks(SCAN).enumerate() {
+            let words = &mut words[..run.len().div_ceil(64)];
+            let counts = scan(run, self.low_key, span, words);
+            found.zeros += counts.zeros;
+            found.below += counts.below;
+            found.within += counts.within;
+            if counts.within == 0 || (!collect && hist.is_empty()) {
+                continue;
+            }
+            for (w, mut left) in words.iter().copied().enumerate() {
+                while left != 0 {
+                    let i = w * 64 + left.trailing_zeros() as usize;
+                    left &= left - 1;
+                    if collect {
+                        found.items.push((run[i], (start + index * SCAN + i) as u32));
+                    } else {
+                        hist[((self.norm.order(run[i]) - self.low) >> self.shift) as usize] += 1;
+                    }
+                }
+            }
+        }
         if !hist.is_empty() {
             let less = count_below(keys, self.guess_low);
             found.less_than_guess += less;
             found.equal_to_guess += count_below(keys, self.guess_high) - less;
         }
-        if within == 0 || (!collect && hist.is_empty()) {
-            return;
-        }
-        let span = self.high_key - self.low_key;
-        for (index, run) in keys.chunks(64).enumerate() {
-            if count_within(run, self.low_key, span) == 0 {
-                continue;
-            }
-            let start = start + index * 64;
-            let within = run.iter().enumerate().filter(|(_, k)| k.wrapping_sub(self.low_key) < span);
-            if collect {
-                found.items.extend(within.map(|(i, k)| (*k, (start + i) as u32)));
-            } else {
-                within.for_each(|(_, k)| hist[((self.norm.order(*k) - self.low) >> self.shift) as usize] += 1);
-            }
-        }
     }
 }
 
-/// How many keys are below a bound.
-fn count_below(keys: &[u32], bound: u32) -> u64 {
-    wide(|| keys.chunks(1 << 16).map(|run| u64::from(run.iter().map(|k| u32::from(*k < bound)).sum::<u32>())).sum())
-}
-
-/// How many of a short run of keys lie in [low, low + span).
-fn count_within(run: &[u32], low: u32, span: u32) -> u32 {
-    wide(|| run.iter().map(|k| u32::from(k.wrapping_sub(low) < span)).sum())
-}
+/// Keys that are scanned at once.
+const SCAN: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -457,6 +490,7 @@ mod tests {
     struct Plain {
         blocks: Vec<KeyBlock>,
         keys: Vec<Vec<u32>>,
+        cheap: bool,
     }
 
     impl KeyStream for Plain {
@@ -469,12 +503,15 @@ mod tests {
             }
             Ok(())
         }
+        fn counts_cheaply(&self) -> bool {
+            self.cheap
+        }
     }
 
     /// Weights in blocks; each block has its σ (0 = plain everywhere).
     fn stream(blocks: &[(Vec<f32>, f64)], plain: bool) -> Plain {
         let mut first = 0;
-        let mut out = Plain { blocks: Vec::new(), keys: Vec::new() };
+        let mut out = Plain { blocks: Vec::new(), keys: Vec::new(), cheap: false };
         for (weights, sigma) in blocks {
             let norm = if plain { Norm::Plain } else { Norm::By(*sigma) };
             out.blocks.push(KeyBlock { first, len: weights.len(), norm });
@@ -508,8 +545,10 @@ mod tests {
     }
 
     fn check(blocks: &[(Vec<f32>, f64)], plain: bool, target: u64, limits: Limits) {
-        let stream = stream(blocks, plain);
+        let mut stream = stream(blocks, plain);
         let selected = select_within(&stream, target, limits).unwrap();
+        stream.cheap = true;
+        assert_eq!(select_within(&stream, target, limits).unwrap(), selected);
         let expected = naive(blocks, plain, target);
         let mut got = Vec::new();
         for ((block, keys), pruned) in stream.blocks.iter().zip(&stream.keys).zip(&selected.pruned) {

@@ -178,9 +178,6 @@ impl Sink for ModelSink {
         if let (Place::Folder(dir), Some(folder)) = (&this.place, &this.model.0.folder) {
             this.write_folder(dir.path(), folder)?;
         }
-        for shard in &this.shards {
-            shard.sync()?;
-        }
         let mut staged = Vec::new();
         for file in &this.model.0.files {
             let (name, path) = match &this.place {
@@ -193,8 +190,8 @@ impl Sink for ModelSink {
             let bytes = std::fs::metadata(&path).map_err(|e| Error::io("read", &path, &e))?.len();
             staged.push(StagedFile { name, path, bytes });
         }
-        let ModelSink { output, place, .. } = *self;
-        Ok(Box::new(StagedModel { output, place, files: staged }))
+        let ModelSink { output, place, shards, .. } = *self;
+        Ok(Box::new(StagedModel { output, place, files: staged, shards }))
     }
 }
 

@@ -8,6 +8,7 @@ use compress_core::{Error, Result};
 
 use crate::folder;
 use crate::model::Model;
+use crate::shard::Shard;
 
 /// What holds the output until it is committed.
 pub enum Place {
@@ -17,7 +18,7 @@ pub enum Place {
     Folder(TempDir),
 }
 
-/// A model written and synced.
+/// A model written.
 pub struct StagedModel {
     /// Its final name.
     pub output: PathBuf,
@@ -25,6 +26,8 @@ pub struct StagedModel {
     pub place: Place,
     /// Its files.
     pub files: Vec<StagedFile>,
+    /// Those of them that hold tensors.
+    pub shards: Vec<Shard>,
 }
 
 impl Staged for StagedModel {
@@ -41,7 +44,12 @@ impl Staged for StagedModel {
         Ok(Box::new(Model::open(path, u64::MAX)?))
     }
 
+    fn sync(&self) -> Result<()> {
+        self.shards.iter().try_for_each(Shard::sync)
+    }
+
     fn commit(self: Box<Self>) -> Result<()> {
+        self.sync()?;
         match self.place {
             Place::File(temp) => temp.persist(&self.output),
             Place::Folder(dir) => dir.swap(&self.output),

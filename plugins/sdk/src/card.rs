@@ -57,7 +57,9 @@ impl Card {
 /// What a method must see at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reach {
-    /// Any slice of a part: each score depends on its own weight (and its own evidence) alone.
+    /// Any slice of a part: each score depends on its own weight (and its own evidence) alone. Without evidence, and
+    /// where the CARD does not say `random`, equal weights of a part have equal scores, and a host may ask for each
+    /// value once.
     Weight,
     /// Blocks of whole rows.
     Row,

@@ -25,6 +25,9 @@ pub fn check(subject: &dyn Subject, wrong: &mut Complaints) {
         finite(&*instance, &Input::new(rows, cols, Fill::Normal, Measured::Zero, &kinds), true, wrong);
         let input = Input::new(rows, cols, Fill::Normal, Measured::Well, &kinds);
         slices(&*instance, card.reach, &input, wrong);
+        if card.reach == Reach::Weight && !card.random && sets.iter().any(Vec::is_empty) {
+            values(&*instance, &input, wrong);
+        }
         if !card.random {
             strides(&*instance, card.reach, &input, wrong);
         }
@@ -104,6 +107,22 @@ fn slices(instance: &dyn Instance, reach: Reach, input: &Input, wrong: &mut Comp
             )),
             Err(e) => wrong.add(format_args!("it cannot score a block of {}: {e}", input.describe())),
         }
+    }
+}
+
+/// Without evidence and chance a score depends on the weight's value alone, wherever in the part it stands: hosts may
+/// ask for each value once.
+fn values(instance: &dyn Instance, input: &Input, wrong: &mut Complaints) {
+    let part = input.part();
+    let turned: Vec<f32> = part.data.iter().rev().copied().collect();
+    let both = (score(instance, &part, &[]), score(instance, &Part { data: &turned, ..part }, &[]));
+    let (Ok(scores), Ok(mut of_turned)) = both else { return };
+    of_turned.reverse();
+    if bits(&scores) != bits(&of_turned) {
+        wrong.add(format_args!(
+            "its scores of {} depend on where a value stands, but its CARD says reach Weight and not random",
+            input.describe()
+        ));
     }
 }
 

@@ -32,6 +32,7 @@ fn every(out: &mut Scores<'_>, part: &Part<'_>, score: impl Fn(usize, f32) -> f3
 method!(Good, BASE, |part, _e, out| every(out, part, |_, w| w.abs()));
 method!(Square, BASE, |part, _e, out| every(out, part, |_, w| w * w * w));
 method!(ByPlace, BASE, |part, _e, out| every(out, part, |i, _| i as f32));
+method!(ByPosition, BASE, |part, _e, out| every(out, part, |i, _| (part.first_element + i as u64) as f32));
 method!(Ones, Card { reach: Reach::Row, ..BASE }, |part, _e, out| every(out, part, |_, _| part.rows as f32));
 method!(FirstOnly, BASE, |part, _e, out| if let Some(s) = out.data.first_mut() {
     *s = part.data[0]
@@ -114,6 +115,7 @@ fn each_mistake_is_found() {
     for (found, part) in [
         (complaints::<Square>(), "(Huge): its score of weight"),
         (complaints::<ByPlace>(), "depend on how the part is cut, but its CARD says reach Weight"),
+        (complaints::<ByPosition>(), "depend on where a value stands, but its CARD says reach Weight"),
         (complaints::<Ones>(), "depend on how the part is cut, but its CARD says reach Row"),
         (complaints::<FirstOnly>(), "is NaN"),
         (complaints::<Indexes>(), "it panicked: index out of bounds"),

@@ -145,24 +145,6 @@ fn ones(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Puts values where the bits are 1 and zeros elsewhere.
-pub fn expand<const W: usize>(bits: &[u8], values: &[u8], out: &mut [u8]) -> Result<()> {
-    let mut values = values.as_chunks::<W>().0.iter();
-    for (word, run) in bits.chunks(8).zip(out.as_chunks_mut::<W>().0.chunks_mut(64)) {
-        let mut padded = [0; 8];
-        padded[..word.len()].copy_from_slice(word);
-        let mut left = u64::from_le_bytes(padded);
-        run.fill([0; W]);
-        while left != 0 {
-            if let (Some(o), Some(v)) = (run.get_mut(left.trailing_zeros() as usize), values.next()) {
-                *o = *v;
-            }
-            left &= left - 1;
-        }
-    }
-    Ok(())
-}
-
 /// Puts elements of `width` bytes at places.
 pub fn scatter(width: usize, places: &[u32], values: &[u8], out: &mut [u8]) {
     fn each<const W: usize>(places: &[u32], values: &[u8], out: &mut [u8]) {
