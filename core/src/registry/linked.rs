@@ -1,6 +1,7 @@
 //! Methods that are called through an entry: built-in ones and loaded ones alike.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use compress_sdk::caller::{self, Caller, Failure, Listener};
 use compress_sdk::{Encoded, Evidence, Keep, Options, Part};
@@ -22,8 +23,9 @@ impl Linked {
 impl Maker for Linked {
     fn make(&self, method: &Registered, options: &Options, seed: u64) -> Result<Box<dyn Instance>> {
         let label = method.label();
-        match self.caller.create(options, seed, self.listener.clone()) {
-            Ok(instance) => Ok(Box::new(Made { instance, label })),
+        let sharing = Arc::new(Sharing { listener: self.listener.clone(), at_work: AtomicUsize::new(0) });
+        match self.caller.create(options, seed, sharing.clone()) {
+            Ok(instance) => Ok(Box::new(Made { instance, label, sharing })),
             Err(failure) => Err(error(&label, failure)),
         }
     }
@@ -32,6 +34,47 @@ impl Maker for Linked {
 struct Made {
     instance: caller::Instance,
     label: String,
+    sharing: Arc<Sharing>,
+}
+
+/// Shares the run's threads among the encodings that are at work.
+struct Sharing {
+    listener: Arc<dyn Listener>,
+    at_work: AtomicUsize,
+}
+
+impl Sharing {
+    fn enter(&self) -> Leave<'_> {
+        self.at_work.fetch_add(1, Ordering::Relaxed);
+        Leave(&self.at_work)
+    }
+}
+
+struct Leave<'a>(&'a AtomicUsize);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Listener for Sharing {
+    fn cancelled(&self) -> bool {
+        self.listener.cancelled()
+    }
+
+    fn progress(&self, fraction: f64) {
+        self.listener.progress(fraction);
+    }
+
+    fn log(&self, line: &str) {
+        self.listener.log(line);
+    }
+
+    /// Called on the thread of a call, which is one of the run's pool.
+    fn threads(&self) -> usize {
+        (rayon::current_num_threads() / self.at_work.load(Ordering::Relaxed).max(1)).max(1)
+    }
 }
 
 impl Instance for Made {
@@ -40,6 +83,7 @@ impl Instance for Made {
     }
 
     fn encode(&self, part: &Part<'_>, keep: Keep<'_>, evidence: &Evidence<'_>) -> Result<Encoded> {
+        let _leave = self.sharing.enter();
         self.instance.encode(part, keep, evidence).map_err(|f| located(part, error(&self.label, f)))
     }
 }

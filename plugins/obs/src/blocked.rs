@@ -29,36 +29,56 @@ use faer::{Accum, MatMut, MatRef, Par};
 use crate::factor::Factor;
 use crate::hessian::{Inputs, Slice};
 use crate::kernels::{subtract_f32, vectorised};
-use crate::layer::{Choice, Layer, Quota, least};
+use crate::layer::{Choice, Layer, Quota};
+use crate::select::{self, Key};
 use crate::slices;
 
-/// Chooses by the blocked form, `block` columns at a time (rounded up to whole groups of n:m).
-pub fn choose(layer: &Layer, inputs: &Inputs<'_>, quota: &Quota, block: usize) -> Result<Choice> {
+/// Chooses by the blocked form, `block` columns at a time (rounded up to whole groups of n:m). Its tr(ΔW·G·ΔWᵀ) comes
+/// with it, unless it would be lost in rounding.
+pub fn choose(layer: &Layer, inputs: &Inputs<'_>, quota: &Quota, block: usize) -> Result<(Choice, Option<f64>)> {
     let cols = layer.cols;
     let block = block.min(cols).next_multiple_of(quota.m.max(1));
     let factors: Vec<Factor> =
-        (0..inputs.groups()).map(|g| Factor::new(inputs.hessian(g)?, cols, block)).collect::<Result<_>>()?;
+        (0..inputs.groups()).map(|g| Factor::new(&inputs.curvature(g)?, cols, block)).collect::<Result<_>>()?;
     let slices = inputs.slices(layer.rows, slices::ROWS);
     let mut sweep = Sweep {
         layer,
         quota,
         factors,
+        costs: vec![Cost::default(); slices.len()],
         slices,
         gone: layer.eligible.iter().map(|e| !e).collect(),
         delta: vec![0f32; layer.len()],
     };
-    let counts = sweep.counts(block);
+    let counts = sweep.counts(block)?;
     for (b, first) in (0..cols).step_by(block).enumerate() {
         let columns = first..(first + block).min(cols);
         let start = sweep.start(b, &columns)?;
-        if quota.m == 0 {
-            sweep.mask(&columns, &start, counts[b]);
-        }
-        sweep.update(b, &columns, start)?;
+        let last = if quota.m == 0 { sweep.last(&columns, &start, counts[b])? } else { None };
+        sweep.update(b, &columns, start, last)?;
         host::progress(columns.end as f64 / cols as f64);
     }
-    let weights = layer.weights.iter().zip(&sweep.delta).map(|(w, d)| w - d).collect();
-    Ok(Choice { gone: sweep.gone, weights })
+    let Sweep { costs, gone, delta, .. } = sweep;
+    let mut weights = delta;
+    weights.iter_mut().zip(&layer.weights).for_each(|(d, w)| *d = w - *d);
+    Ok((Choice { gone, weights }, Cost::trace(&costs)))
+}
+
+/// What a slice costs: ‖E‖² = tr(ΔW·H·ΔWᵀ), which damping is a part of.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    /// ‖E‖².
+    errors: f64,
+    /// λ ‖ΔW‖².
+    damping: f64,
+}
+
+impl Cost {
+    /// tr(ΔW·G·ΔWᵀ) = (‖E‖² − λ ‖ΔW‖²) / 2, where the difference has digits enough.
+    fn trace(costs: &[Cost]) -> Option<f64> {
+        let (errors, damping) = costs.iter().fold((0.0, 0.0), |(e, d), c| (e + c.errors, d + c.damping));
+        (damping <= 0.9 * errors).then(|| (errors - damping) / 2.0)
+    }
 }
 
 struct Sweep<'a> {
@@ -66,6 +86,7 @@ struct Sweep<'a> {
     quota: &'a Quota,
     factors: Vec<Factor>,
     slices: Vec<Slice>,
+    costs: Vec<Cost>,
     gone: Vec<bool>,
     delta: Vec<f32>,
 }
@@ -75,22 +96,40 @@ impl Sweep<'_> {
         self.slices.iter().map(|s| s.rows.len()).collect::<Vec<_>>().into_iter()
     }
 
-    /// R_cc of a row's group.
-    fn diagonals(&self) -> Vec<&[f32]> {
-        self.slices.iter().flat_map(|s| s.rows.clone().map(|_| &self.factors[s.group].diagonal[..])).collect()
+    /// Those of a row's weights at `columns` that are still there, by their scores; `w` is what they are now.
+    fn keys(&self, r: usize, columns: Range<usize>, w: &[f32]) -> impl Iterator<Item = Key> {
+        let (cols, group) = (self.layer.cols, r * self.factors.len() / self.layer.rows);
+        let first = r * cols + columns.start;
+        let eligible = &self.layer.eligible[first..][..columns.len()];
+        let candidates = w.iter().zip(&self.factors[group].diagonal[columns]).zip(eligible).enumerate();
+        candidates.filter(|(_, (_, eligible))| **eligible).map(move |(c, ((w, d), _))| score(*w, *d, first + c))
+    }
+
+    fn runs(&self) -> Vec<Range<usize>> {
+        self.slices.iter().map(|s| s.rows.clone()).collect()
     }
 
     /// How many weights each block loses.
-    fn counts(&self, block: usize) -> Vec<usize> {
+    fn counts(&self, block: usize) -> Result<Vec<usize>> {
         let cols = self.layer.cols;
         let mut counts = vec![0; cols.div_ceil(block)];
-        if self.quota.m == 0 {
-            let (w, diagonals) = (&self.layer.weights, self.diagonals());
-            let candidates = (0..self.layer.len()).filter(|i| self.layer.eligible[*i]);
-            let scored = candidates.map(|i| ((w[i] * diagonals[i / cols][i % cols]).abs(), w[i], i as u32));
-            least(scored, self.quota.remaining).into_iter().for_each(|i| counts[i as usize % cols / block] += 1);
+        if self.quota.m > 0 {
+            return Ok(counts);
         }
-        counts
+        let row = |r: usize| &self.layer.weights[r * cols..][..cols];
+        let last =
+            select::last(self.quota.remaining, self.runs(), |rows| rows.flat_map(|r| self.keys(r, 0..cols, row(r))))?;
+        let mut counted = vec![counts.clone(); self.slices.len()];
+        slices::run(counted.iter_mut().zip(&self.slices).collect(), |(counted, slice)| {
+            for r in slice.rows.clone() {
+                for ((count, w), first) in counted.iter_mut().zip(row(r).chunks(block)).zip((0..).step_by(block)) {
+                    *count += self.keys(r, first..first + w.len(), w).filter(|key| Some(*key) <= last).count();
+                }
+            }
+            Ok(())
+        })?;
+        counted.iter().for_each(|counted| counts.iter_mut().zip(counted).for_each(|(all, here)| *all += here));
+        Ok(counts)
     }
 
     /// The weights of a block after all updates by the columns before it, rows × block (eq. 6).
@@ -122,49 +161,57 @@ impl Sweep<'_> {
         Ok(start)
     }
 
-    /// Chooses the block's weights that go: the least scores (algorithm 1, mask).
-    fn mask(&mut self, columns: &Range<usize>, start: &[f32], count: usize) {
-        let (cols, width) = (self.layer.cols, columns.len());
-        let diagonals = self.diagonals();
-        let candidates = (0..start.len()).filter_map(|i| {
-            let (r, c) = (i / width, columns.start + i % width);
-            // |w| / U_cc has the order of its square and stays in the range of f32.
-            self.layer.eligible[r * cols + c]
-                .then(|| ((start[i] * diagonals[r][c]).abs(), start[i], (r * cols + c) as u32))
-        });
-        for i in least(candidates, count) {
-            self.gone[i as usize] = true;
-        }
+    /// The last of the block's weights that go: those of the least scores (algorithm 1, mask).
+    fn last(&self, columns: &Range<usize>, start: &[f32], count: usize) -> Result<Option<Key>> {
+        let width = columns.len();
+        let row = |r: usize| self.keys(r, columns.clone(), &start[r * width..][..width]);
+        select::last(count, self.runs(), |rows| rows.flat_map(row))
     }
 
     /// Takes them away column by column and updates the rest of the block (algorithm 1, update).
-    fn update(&mut self, b: usize, columns: &Range<usize>, mut start: Vec<f32>) -> Result<()> {
+    fn update(&mut self, b: usize, columns: &Range<usize>, mut start: Vec<f32>, last: Option<Key>) -> Result<()> {
         let (layer, width) = (self.layer, columns.len());
         let cols = layer.cols;
         let lengths: Vec<usize> = self.lengths().collect();
         let starts = slices::cut(&mut start, width, lengths.iter().copied());
         let gone = slices::cut(&mut self.gone, cols, lengths.iter().copied());
         let delta = slices::cut(&mut self.delta, cols, lengths.iter().copied());
-        let tasks = starts.into_iter().zip(gone).zip(delta).zip(&self.slices).collect();
+        let tasks = starts.into_iter().zip(gone).zip(delta).zip(&mut self.costs).zip(&self.slices).collect();
         let (factors, quota) = (&self.factors, self.quota);
-        slices::run(tasks, |(((start, gone), delta), slice)| {
+        slices::run(tasks, |((((start, gone), delta), cost), slice)| {
             let factor = &factors[slice.group];
+            let diagonal = &factor.diagonal[columns.clone()];
             let rows = start.chunks_exact_mut(width).zip(gone.chunks_exact_mut(cols)).zip(delta.chunks_exact_mut(cols));
             for (((w, gone), delta), r) in rows.zip(slice.rows.clone()) {
-                let old = &layer.weights[r * cols..][columns.clone()];
+                let first = r * cols + columns.start;
+                let old = &layer.weights[first..][..width];
                 let (gone, delta) = (&mut gone[columns.clone()], &mut delta[columns.clone()]);
-                vectorised(|| sweep_row(w, &factor.u[b], &factor.diagonal[columns.clone()], gone, quota));
-                delta.iter_mut().zip(old).zip(w).for_each(|((delta, old), new)| *delta = old - *new);
+                for (c, gone) in gone.iter_mut().enumerate() {
+                    *gone |= Some(score(w[c], diagonal[c], first + c)) <= last;
+                }
+                cost.errors += vectorised(|| sweep_row(w, &factor.u[b], diagonal, gone, quota));
+                let mut squares = 0f64;
+                for (((delta, old), new), d) in delta.iter_mut().zip(old).zip(w).zip(diagonal) {
+                    *delta = old - *new;
+                    squares += if *d > 0.0 { f64::from(*delta).powi(2) } else { 0.0 };
+                }
+                cost.damping += factor.lambda * squares;
             }
             Ok(())
         })
     }
 }
 
-/// One row of a block.
+/// |w| / U_cc has the order of its square and stays in the range of f32.
+fn score(w: f32, diagonal: f32, index: usize) -> Key {
+    select::key(w * diagonal, w, index)
+}
+
+/// One row of a block. Returns Σ e² over columns that are not dead.
 #[inline(always)]
-fn sweep_row(w: &mut [f32], u: &[f32], diagonal: &[f32], gone: &mut [bool], quota: &Quota) {
+fn sweep_row(w: &mut [f32], u: &[f32], diagonal: &[f32], gone: &mut [bool], quota: &Quota) -> f64 {
     let width = w.len();
+    let mut cost = 0f64;
     for c in 0..width {
         if quota.m > 0 && c % quota.m == 0 && c + quota.m <= width {
             let group = c..c + quota.m;
@@ -173,10 +220,12 @@ fn sweep_row(w: &mut [f32], u: &[f32], diagonal: &[f32], gone: &mut [bool], quot
         if gone[c] {
             let u_row = &u[c * width..(c + 1) * width];
             let error = w[c] / u_row[c];
+            cost += if diagonal[c] > 0.0 { f64::from(error).powi(2) } else { 0.0 };
             subtract_f32(&mut w[c + 1..], error, &u_row[c + 1..]);
             w[c] = 0.0;
         }
     }
+    cost
 }
 
 /// Of m neighbours all but the n of the greatest scores go.

@@ -12,5 +12,5 @@ pub fn choose(layer: &Layer, quota: &Quota, row_count: &[f32]) -> Result<Choice>
     }
     let root: Vec<f32> = row_count.iter().map(|n| n.sqrt()).collect();
     // The root of the score has the same order and stays in the range of f32.
-    Ok(by_score(layer, quota, |i| root[i / layer.cols] * layer.weights[i]))
+    by_score(layer, quota, |i| root[i / layer.cols] * layer.weights[i])
 }

@@ -8,7 +8,7 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use crate::hessian::{Hessian, not_positive};
+use crate::hessian::{Curvature, not_positive};
 use crate::kernels::{cholesky, vectorised};
 use crate::slices;
 
@@ -23,37 +23,60 @@ pub struct Factor {
     pub u: Vec<Vec<f32>>,
     /// R_cc = 1 / U_cc, 0 for dead columns.
     pub diagonal: Vec<f32>,
+    /// λ of H.
+    pub lambda: f64,
 }
 
 impl Factor {
     /// Factors H, and inverts its diagonal blocks of `block` columns.
-    pub fn new(hessian: Hessian, cols: usize, block: usize) -> Result<Factor> {
-        let Hessian { mut h, live } = hessian;
+    pub fn new(curvature: &Curvature<'_>, cols: usize, block: usize) -> Result<Factor> {
+        let live = &curvature.live;
         let k = live.len();
-        // Turned by 180°, an upper R is a lower L.
-        h.reverse();
-        factor(&mut h, k, |i, pivot| not_positive(live[k - 1 - i], pivot))?;
-        h.reverse();
+        let r = if k == 0 { scatter(&[], live, cols)? } else { scatter(&lower(curvature)?, live, cols)? };
         let mut diagonal = vec![0f32; cols];
-        let mut r = vec![0f32; cols * cols];
-        for c in 0..cols {
-            r[c * cols + c] = 1.0;
-        }
-        for (a, i) in live.iter().enumerate() {
-            for (b, j) in live.iter().enumerate().skip(a) {
-                r[i * cols + j] = h[a * k + b] as f32;
-            }
-            diagonal[*i] = h[a * k + a] as f32;
-        }
-        drop(h);
+        live.iter().for_each(|i| diagonal[*i] = r[i * cols + i]);
         let mut u: Vec<Vec<f32>> = vec![Vec::new(); cols.div_ceil(block)];
         slices::run(u.iter_mut().enumerate().collect(), |(b, u)| {
             let first = b * block;
             *u = vectorised(|| inverse(&r, cols, first, block.min(cols - first)));
             Ok(())
         })?;
-        Ok(Factor { r, u, diagonal })
+        Ok(Factor { r, u, diagonal, lambda: curvature.lambda })
     }
+}
+
+/// R over the live columns, turned by 180°: then it is a lower L, and what is above it is never touched.
+fn lower(curvature: &Curvature<'_>) -> Result<Vec<f64>> {
+    let live = &curvature.live;
+    let k = live.len();
+    let mut l = vec![0f64; k * k];
+    slices::run(l.chunks_mut(slices::ROWS * k).enumerate().collect(), |(slice, rows)| {
+        for (i, row) in (slice * slices::ROWS..).zip(rows.chunks_exact_mut(k)) {
+            row.iter_mut().zip(curvature.upper_row(k - 1 - i).rev()).for_each(|(l, h)| *l = h);
+        }
+        Ok(())
+    })?;
+    factor(&mut l, k, |i, pivot| not_positive(live[k - 1 - i], pivot))?;
+    Ok(l)
+}
+
+/// R over all columns from the turned one over the live columns.
+fn scatter(l: &[f64], live: &[usize], cols: usize) -> Result<Vec<f32>> {
+    let k = live.len();
+    let mut r = vec![0f32; cols * cols];
+    slices::run(r.chunks_mut(slices::ROWS * cols).enumerate().collect(), |(slice, rows)| {
+        for (c, row) in (slice * slices::ROWS..).zip(rows.chunks_exact_mut(cols)) {
+            match live.binary_search(&c) {
+                Ok(a) => {
+                    let turned = &l[(k - 1 - a) * k..][..k - a];
+                    live[a..].iter().zip(turned.iter().rev()).for_each(|(j, l)| row[*j] = *l as f32);
+                }
+                Err(_) => row[c] = 1.0,
+            }
+        }
+        Ok(())
+    })?;
+    Ok(r)
 }
 
 /// A = L·Lᵀ in place, in the lower triangle, panel by panel: each panel is corrected by those before it, factored, and the

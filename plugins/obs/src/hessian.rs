@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use compress_sdk::contract::first_not_finite;
 use compress_sdk::{Array, Error, Result};
 
 use crate::layer::Layer;
@@ -23,6 +24,16 @@ pub struct Slice {
     pub group: usize,
 }
 
+/// H of the inputs that are not dead, row by row.
+pub struct Curvature<'a> {
+    gram: &'a [f32],
+    cols: usize,
+    /// λ.
+    pub lambda: f64,
+    /// The columns that it is of.
+    pub live: Vec<usize>,
+}
+
 /// H of the inputs that are not dead.
 pub struct Hessian {
     /// k × k over `live`, symmetric.
@@ -42,7 +53,7 @@ impl<'a> Inputs<'a> {
                 layer.rows
             )));
         }
-        if let Some(i) = gram.data.iter().position(|g| !g.is_finite()) {
+        if let Some(i) = first_not_finite(gram.data) {
             let (row, col) = (i / cols % cols, i % cols);
             return Err(Error::new(format!(
                 "its evidence \"gram\" is {} at ({row}, {col}): measure it again",
@@ -73,7 +84,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// H of a group. Inputs that were always zero are left out: their weights change nothing.
-    pub fn hessian(&self, group: usize) -> Result<Hessian> {
+    pub fn curvature(&self, group: usize) -> Result<Curvature<'a>> {
         let (gram, cols) = (self.gram(group), self.cols);
         let diagonal = |j: usize| f64::from(gram[j * cols + j]);
         if let Some(j) = (0..cols).find(|j| diagonal(*j) < 0.0) {
@@ -84,15 +95,29 @@ impl<'a> Inputs<'a> {
         }
         let live: Vec<usize> = (0..cols).filter(|j| diagonal(*j) > 0.0).collect();
         let mean = live.iter().map(|j| 2.0 * diagonal(*j)).sum::<f64>() / live.len().max(1) as f64;
-        let lambda = self.damping * mean;
-        let k = live.len();
-        let mut h = Vec::with_capacity(k * k);
-        for (a, i) in live.iter().enumerate() {
-            // eq. 1; the two halves of G differ in rounding at most.
-            h.extend(live.iter().map(|j| f64::from(gram[i * cols + j]) + f64::from(gram[j * cols + i])));
-            h[a * k + a] += lambda;
+        Ok(Curvature { gram, cols, lambda: self.damping * mean, live })
+    }
+
+    /// The same as a whole matrix.
+    pub fn hessian(&self, group: usize) -> Result<Hessian> {
+        let curvature = self.curvature(group)?;
+        let k = curvature.live.len();
+        let mut h = vec![0f64; k * k];
+        for a in 0..k {
+            for (b, value) in (a..k).zip(curvature.upper_row(a)) {
+                (h[a * k + b], h[b * k + a]) = (value, value);
+            }
         }
-        Ok(Hessian { h, live })
+        Ok(Hessian { h, live: curvature.live })
+    }
+}
+
+impl Curvature<'_> {
+    /// Row `a` of H from its diagonal on. The two halves of G differ in rounding at most: the upper one is read.
+    pub fn upper_row(&self, a: usize) -> impl DoubleEndedIterator<Item = f64> {
+        let row = &self.gram[self.live[a] * self.cols..][..self.cols];
+        let lambda = move |b: usize| if b == a { self.lambda } else { 0.0 };
+        (a..self.live.len()).map(move |b| 2.0 * f64::from(row[self.live[b]]) + lambda(b)) // eq. 1
     }
 }
 

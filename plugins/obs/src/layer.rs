@@ -1,6 +1,10 @@
 //! A layer's weights, how many of them must go, and which went.
 
+use compress_sdk::contract::first_not_finite;
 use compress_sdk::{Bitmap, Error, Part, Result};
+
+use crate::select::Key;
+use crate::slices;
 
 /// A part, row-major. What was pruned before is zero and stays it.
 pub struct Layer {
@@ -31,10 +35,10 @@ impl Layer {
                 None => weights.extend((0..cols).map(|c| part.at(r, c))),
             }
         }
-        if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
+        if let Some(i) = first_not_finite(&weights) {
             return Err(Error::new(format!("weight ({}, {}) is {}", i / cols, i % cols, weights[i])));
         }
-        weights.iter_mut().zip(&eligible).filter(|(_, e)| !**e).for_each(|(w, _)| *w = 0.0);
+        weights.iter_mut().zip(&eligible).for_each(|(w, e)| *w = if *e { *w } else { 0.0 });
         Ok(Layer { rows, cols, weights, eligible })
     }
 
@@ -109,6 +113,21 @@ impl Choice {
         Choice { gone: layer.eligible.iter().map(|e| !e).collect(), weights: layer.weights.clone() }
     }
 
+    /// What is up to `last` goes too; the others stay as they are.
+    pub fn up_to(layer: &Layer, last: Option<Key>, key: impl Fn(usize, f32) -> Key + Sync) -> Result<Choice> {
+        let (mut gone, mut weights) = (vec![false; layer.len()], vec![0f32; layer.len()]);
+        let pieces = gone.chunks_mut(slices::ELEMENTS).zip(weights.chunks_mut(slices::ELEMENTS));
+        slices::run(pieces.zip(slices::of_list(layer.len())).collect(), |((gone, weights), range)| {
+            let old = layer.weights[range.clone()].iter().zip(&layer.eligible[range.clone()]);
+            for (((gone, weight), (old, eligible)), i) in gone.iter_mut().zip(weights).zip(old).zip(range) {
+                *gone = !eligible || Some(key(i, *old)) <= last;
+                *weight = if *gone { 0.0 } else { *old };
+            }
+            Ok(())
+        })?;
+        Ok(Choice { gone, weights })
+    }
+
     /// These go too; the others stay as they are.
     pub fn without(layer: &Layer, more: impl IntoIterator<Item = u32>) -> Choice {
         let mut choice = Choice::untouched(layer);
@@ -118,18 +137,4 @@ impl Choice {
         }
         choice
     }
-}
-
-/// The `count` elements of least (score, |weight|, index), in no order. Scores are at least 0.
-pub fn least(candidates: impl Iterator<Item = (f32, f32, u32)>, count: usize) -> Vec<u32> {
-    let mut keys: Vec<(u32, u32, u32)> =
-        candidates.map(|(score, weight, i)| (score.abs().to_bits(), weight.abs().to_bits(), i)).collect();
-    if count == 0 {
-        return Vec::new();
-    }
-    if count < keys.len() {
-        keys.select_nth_unstable(count - 1);
-        keys.truncate(count);
-    }
-    keys.into_iter().map(|(_, _, i)| i).collect()
 }

@@ -43,6 +43,7 @@ mod kernels;
 pub mod layer;
 pub mod loss;
 pub mod magnitude;
+pub mod select;
 mod slices;
 
 use hessian::Inputs;
@@ -132,7 +133,7 @@ impl Method for Obs {
                 }
             }
         };
-        Ok(encoded(&layer, choice))
+        encoded(&layer, choice)
     }
 }
 
@@ -142,12 +143,13 @@ impl Obs {
         let inputs = Inputs::new(layer, gram, self.damping)?;
         let work = layer.rows as u128 * (layer.cols as u128).pow(3);
         let form = self.form.unwrap_or(if work <= EXACT_MOST_WORK { Form::Exact } else { Form::Blocked });
-        let (words, choice) = match form {
-            Form::Exact => ("exact", exact::choose(layer, &inputs, quota)?),
+        let (words, (choice, cost)) = match form {
+            Form::Exact => ("exact", (exact::choose(layer, &inputs, quota)?, None)),
             Form::Blocked => ("blocked", blocked::choose(layer, &inputs, quota, self.block)?),
         };
-        let plain = magnitude::choose(layer, quota);
-        let (cost, plain_cost) = (loss::trace(layer, &inputs, &choice)?, loss::trace(layer, &inputs, &plain)?);
+        let plain = magnitude::choose(layer, quota)?;
+        let cost = cost.map_or_else(|| loss::trace(layer, &inputs, &choice), Ok)?;
+        let plain_cost = loss::trace(layer, &inputs, &plain)?;
         let name = part.name;
         if cost < plain_cost {
             host::log(&format!(
@@ -163,21 +165,23 @@ impl Obs {
 }
 
 /// The result as the host wants it. A kept weight stays a kept weight, even one that the update took to exactly zero.
-fn encoded(layer: &Layer, choice: Choice) -> Encoded {
-    let mut kept = Bitmap::new(layer.len(), false);
+fn encoded(layer: &Layer, choice: Choice) -> Result<Encoded> {
+    let mut bits = vec![0u8; layer.len().div_ceil(8)];
     let mut values = choice.weights;
-    for (i, value) in values.iter_mut().enumerate() {
-        if choice.gone[i] {
-            *value = 0.0;
-            continue;
+    let new = bits.chunks_mut(slices::ELEMENTS / 8).zip(values.chunks_mut(slices::ELEMENTS));
+    slices::run(new.zip(slices::of_list(layer.len())).collect(), |((bits, values), range)| {
+        let old = layer.weights[range.clone()].iter().zip(&choice.gone[range]);
+        for (i, (value, (old, gone))) in values.iter_mut().zip(old).enumerate() {
+            bits[i / 8] |= u8::from(!gone) << (i % 8);
+            let least = if *old == 0.0 { 0.0 } else { f32::MIN_POSITIVE.copysign(*old) };
+            let kept = if *value == 0.0 { least } else { *value };
+            *value = if *gone { 0.0 } else { kept };
         }
-        kept.set(i, true);
-        if *value == 0.0 && layer.weights[i] != 0.0 {
-            *value = f32::MIN_POSITIVE.copysign(layer.weights[i]);
-        }
-    }
+        Ok(())
+    })?;
+    let kept = Bitmap::from_bytes(bits, layer.len()).unwrap_or_default();
     let terms = vec![Term { layout: Layout::Dense, values }];
-    Encoded { kept, encoding: Encoding { rows: layer.rows, cols: layer.cols, terms } }
+    Ok(Encoded { kept, encoding: Encoding { rows: layer.rows, cols: layer.cols, terms } })
 }
 
 compress_sdk::export_method!(Obs);

@@ -1,6 +1,6 @@
 //! Work cut into slices whose number does not depend on the number of threads, so that results do not either.
 
-use std::num::NonZero;
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -10,10 +10,13 @@ use compress_sdk::{Error, Result, host};
 /// Rows of a slice of a layer.
 pub const ROWS: usize = 128;
 
-/// Does each task once, on as many threads as there are cores. Tasks begin in order; of several errors the one of the
+/// Elements of a slice of a list.
+pub const ELEMENTS: usize = 1 << 17;
+
+/// Does each task once, on as many threads as the host allows. Tasks begin in order; of several errors the one of the
 /// earliest task is returned.
 pub fn run<T: Send>(tasks: Vec<T>, work: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(tasks.len());
+    let threads = host::threads().min(tasks.len());
     let queue = Mutex::new(tasks.into_iter().enumerate());
     let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
     let fail = |index: usize, error: Error| {
@@ -60,4 +63,9 @@ pub fn cut<T>(mut data: &mut [T], width: usize, lengths: impl Iterator<Item = us
         data = rest;
     }
     pieces
+}
+
+/// The slices of a list of so many elements.
+pub fn of_list(len: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(ELEMENTS).map(move |first| first..(first + ELEMENTS).min(len))
 }

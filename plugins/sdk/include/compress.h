@@ -97,6 +97,7 @@ struct compress_host {
     void (*progress)(const compress_host *host, double fraction); /* 0 to 1 */
     int32_t (*cancelled)(const compress_host *host); /* 1: stop and return COMPRESS_CANCELLED */
     void (*log)(const compress_host *host, compress_str line); /* a line for the user */
+    uint32_t (*threads)(const compress_host *host); /* that the call may keep busy just now; 0: the host does not say */
 };
 
 /* An option of the method. What its kind does not need is zero. Both ends of a range are allowed. */

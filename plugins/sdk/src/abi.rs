@@ -375,6 +375,8 @@ pub struct RawHost {
     pub cancelled: Option<unsafe extern "C" fn(*const RawHost) -> i32>,
     /// Shows the user a line.
     pub log: Option<unsafe extern "C" fn(*const RawHost, Str)>,
+    /// How many threads the call may keep busy just now, its own among them; 0 where the host does not say.
+    pub threads: Option<unsafe extern "C" fn(*const RawHost) -> u32>,
 }
 
 /// A method's entry whose content can be trusted: made by [`crate::entry`], or vouched for by who loaded it.

@@ -46,6 +46,10 @@ pub trait Listener: Send + Sync {
     fn progress(&self, fraction: f64) {
         let _ = fraction;
     }
+    /// How many threads a call may keep busy just now, its own among them; 0: as many as there are cores.
+    fn threads(&self) -> usize {
+        0
+    }
     /// A line for the user.
     fn log(&self, line: &str) {
         let _ = line;
@@ -128,6 +132,7 @@ impl Caller {
             progress: Some(progress),
             cancelled: Some(cancelled),
             log: Some(log),
+            threads: Some(threads),
         };
         let _turn = self.turn();
         let status = work(&host, &context.arena);
@@ -327,4 +332,9 @@ unsafe extern "C" fn log(host: *const RawHost, line: Str) {
     // SAFETY: as in `alloc`; the text is live during this call.
     let (context, line) = unsafe { (context(host), card::text(line)) };
     context.listener.log(&line);
+}
+
+unsafe extern "C" fn threads(host: *const RawHost) -> u32 {
+    // SAFETY: as in `alloc`.
+    unsafe { context(host) }.listener.threads().try_into().unwrap_or(u32::MAX)
 }

@@ -84,7 +84,7 @@ pub fn check_encoded(part: &Part<'_>, keep: Keep<'_>, encoded: &Encoded) -> Resu
     // Of a sum, and of a product, the zeros are not there to be seen.
     if let [term] = &encoded.encoding.terms[..] {
         let stray = match &term.layout {
-            Layout::Dense => (0..term.values.len()).find(|i| !encoded.kept.get(*i) && term.values[*i] != 0.0),
+            Layout::Dense => stray(&term.values, &encoded.kept),
             Layout::Sparse(bits) => outside(bits, &encoded.kept),
             Layout::Factored { .. } | Layout::Hashed { .. } => None,
         };
@@ -161,6 +161,18 @@ fn check_groups(part: &Part<'_>, kept: &Bitmap, n: usize, m: usize) -> Result<()
         }
     }
     Ok(())
+}
+
+/// First value that is not zero and not in `kept`.
+fn stray(values: &[f32], kept: &Bitmap) -> Option<usize> {
+    let bits = |run: &[f32]| run.iter().enumerate().fold(0, |bits, (i, v)| bits | u8::from(*v != 0.0) << i);
+    let stray = |(run, kept): (&[f32], &u8)| bits(run) & !kept;
+    let byte = values.chunks(8).zip(kept.as_bytes()).position(|pair| stray(pair) != 0)?;
+    Some(
+        byte * 8
+            + stray((&values[byte * 8..(byte * 8 + 8).min(values.len())], &kept.as_bytes()[byte])).trailing_zeros()
+                as usize,
+    )
 }
 
 /// First bit of `inner` that is not in `outer`.

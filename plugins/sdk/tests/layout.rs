@@ -22,7 +22,7 @@ macro_rules! layouts {
 fn rust() -> Vec<Layout> {
     layouts! {
         "compress_str" = Str { data, bytes }
-        "compress_host" = RawHost { size, abi, context, alloc, error, progress, cancelled, log }
+        "compress_host" = RawHost { size, abi, context, alloc, error, progress, cancelled, log, threads }
         "compress_option" = RawOption {
             size, kind, name, meaning, integer, integer_min, integer_max, number, number_min, number_max, text, choices,
             choice_count
@@ -89,7 +89,7 @@ fn constants() -> Vec<(&'static str, u64)> {
 fn sizes_and_offsets_are_pinned() {
     let pinned: &[(&str, usize, &[usize])] = &[
         ("compress_str", 16, &[0, 8]),
-        ("compress_host", 56, &[0, 4, 8, 16, 24, 32, 40, 48]),
+        ("compress_host", 64, &[0, 4, 8, 16, 24, 32, 40, 48, 56]),
         ("compress_option", 120, &[0, 4, 8, 24, 40, 48, 56, 64, 72, 80, 88, 104, 112]),
         ("compress_need", 24, &[0, 4, 8]),
         ("compress_value", 56, &[0, 4, 8, 24, 32, 40]),
