@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use compress_sdk::EvidenceKind;
 
@@ -17,7 +18,12 @@ pub use gather::Gathered;
 pub struct EvidenceFile {
     file: StFile,
     index: BTreeMap<(String, EvidenceKind), usize>,
+    /// Of `fisher_diag` and `hessian_diag`, once asked for.
+    means: [OnceLock<f64>; 2],
 }
+
+/// Numbers that are read at once.
+const READ: usize = 1 << 18;
 
 impl EvidenceFile {
     /// Opens a file and checks that every tensor in it is a known kind of f32 evidence for a tensor of the model, in
@@ -55,7 +61,7 @@ impl EvidenceFile {
             }
             index.insert((weight.to_string(), kind), i);
         }
-        Ok(EvidenceFile { file, index })
+        Ok(EvidenceFile { file, index, means: Default::default() })
     }
 
     /// Where it is.
@@ -80,5 +86,69 @@ impl EvidenceFile {
         self.file.read_at(&self.file.entries()[*i], first * 4, &mut bytes)?;
         crate::convert::to_f32(&Dtype::F32, &bytes, out);
         Ok(true)
+    }
+
+    /// Mean of a diagonal over all weights that have it, which is read once; 0 for other kinds.
+    pub fn mean(&self, kind: EvidenceKind) -> Result<f64> {
+        let mean = match kind {
+            EvidenceKind::FisherDiag => &self.means[0],
+            EvidenceKind::HessianDiag => &self.means[1],
+            EvidenceKind::Gram | EvidenceKind::RowCount => return Ok(0.0),
+        };
+        if let Some(mean) = mean.get() {
+            return Ok(*mean);
+        }
+        let (mut sum, mut count) = (0f64, 0u64);
+        for ((weight, _), i) in self.index.iter().filter(|((_, k), _)| *k == kind) {
+            let len = self.file.entries()[*i].shape.iter().product::<u64>();
+            for first in (0..len).step_by(READ) {
+                let mut numbers = vec![0f32; READ.min((len - first) as usize)];
+                self.read(weight, kind, first, &mut numbers)?;
+                sum += numbers.iter().map(|x| f64::from(*x)).sum::<f64>();
+            }
+            count += len;
+        }
+        Ok(*mean.get_or_init(|| sum / count.max(1) as f64))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::stfile::{Spec, StWriter};
+
+    #[test]
+    fn the_mean_of_a_diagonal_is_over_all_weights_that_have_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("evidence.safetensors");
+        let pieces: [(&str, &[f32]); 3] =
+            [("a.hessian_diag", &[1.0, 2.0, 3.0]), ("b.fisher_diag", &[8.0]), ("b.hessian_diag", &[10.0])];
+        let spec = |(name, data): &(&str, &[f32])| Spec {
+            name: (*name).into(),
+            dtype: Dtype::F32,
+            shape: vec![data.len() as u64],
+        };
+        let writer = StWriter::create(&path, &pieces.iter().map(spec).collect::<Vec<_>>(), &[]).unwrap();
+        for (i, (_, data)) in pieces.iter().enumerate() {
+            let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+            writer.write_at(i, 0, &bytes).unwrap();
+        }
+        writer.finish().unwrap().persist(&path).unwrap();
+        let tensor = |(name, elements): (&str, u64)| TensorInfo {
+            name: name.into(),
+            shape: vec![elements],
+            dtype: Dtype::F32,
+            elements,
+            stored_bytes: elements * 4,
+            file: 0,
+            not_a_weight: None,
+        };
+        let file = EvidenceFile::open(&path, &[("a", 3), ("b", 1)].map(tensor)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(file.mean(EvidenceKind::HessianDiag).unwrap(), 4.0);
+            assert_eq!(file.mean(EvidenceKind::FisherDiag).unwrap(), 8.0);
+        }
+        assert_eq!(file.mean(EvidenceKind::Gram).unwrap(), 0.0);
     }
 }

@@ -62,7 +62,7 @@ impl Unreached {
             .chain((ranges.len() > SHOWN).then(|| "…".into()))
             .collect();
         format!(
-            "\"{}\": {} of {} rows were never reached by the data of the evidence, so their scores are 0 and they go first: {}",
+            "\"{}\": {} of {} rows were never reached by the data of the evidence, so their evidence is 0 and they go early or first: {}",
             self.tensor,
             self.rows.len(),
             self.of,

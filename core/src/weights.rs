@@ -142,11 +142,14 @@ impl Scoring {
         for kind in kinds {
             let mut buffer = vec![0f32; values.len()];
             if file.read(&place.tensor_name, *kind, place.offset + start, &mut buffer)? {
-                data.push((*kind, buffer));
+                data.push((*kind, buffer, file.mean(*kind)?));
             }
         }
         let shape = [1, values.len() as u64];
-        let arrays: Vec<Array> = data.iter().map(|(kind, data)| Array { kind: *kind, shape: &shape, data }).collect();
+        let arrays: Vec<Array> = data
+            .iter()
+            .map(|(kind, data, mean)| Array { kind: *kind, shape: &shape, data, model_mean: *mean })
+            .collect();
         self.instance.score(&part, &Evidence { arrays: &arrays }, scores)
     }
 }

@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 use crate::weights::PartPlace;
 
 /// Evidence for a block of a part.
-pub struct Gathered(Vec<(EvidenceKind, Vec<u64>, Vec<f32>)>);
+pub struct Gathered(Vec<(EvidenceKind, Vec<u64>, Vec<f32>, f64)>);
 
 impl Gathered {
     /// As a method is given it.
     pub fn arrays(&self) -> Vec<Array<'_>> {
-        self.0.iter().map(|(kind, shape, data)| Array { kind: *kind, shape, data }).collect()
+        self.0.iter().map(|(kind, shape, data, mean)| Array { kind: *kind, shape, data, model_mean: *mean }).collect()
     }
 }
 
@@ -42,7 +42,7 @@ impl EvidenceFile {
             };
             let mut data = vec![0f32; shape.iter().product::<u64>() as usize];
             self.read(&place.tensor_name, *kind, first, &mut data)?;
-            found.push((*kind, shape, data));
+            found.push((*kind, shape, data, self.mean(*kind)?));
         }
         Ok(Gathered(found))
     }

@@ -106,3 +106,25 @@ pub(super) fn error(label: &str, failure: Failure) -> Error {
         Failure::Cancelled => Error::Interrupted,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_threads_of_the_run_are_shared_among_the_encodings_at_work() {
+        let sharing = Sharing { listener: Arc::new(caller::Deaf), at_work: AtomicUsize::new(0) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        pool.install(|| {
+            let first = sharing.enter();
+            assert_eq!(sharing.threads(), 4);
+            let others = [sharing.enter(), sharing.enter()];
+            assert_eq!(sharing.threads(), 1);
+            drop(others);
+            assert_eq!(sharing.threads(), 4);
+            drop(first);
+            assert_eq!(sharing.threads(), 4);
+        });
+    }
+}

@@ -41,12 +41,17 @@ scorer!(Stops, "stops", |_part, _out| {
     host::progress(0.5);
     if host::cancelled() { Err(compress_sdk::Error::new("stopped")) } else { Ok(()) }
 });
+scorer!(Counts, "counts", |_part, out| {
+    out.data.fill(host::threads() as f32);
+    Ok(())
+});
 scorer!(Fails, "fails", |_part, _out| Err(compress_sdk::Error::new("the moon is full; wait a week")));
 
 static SQUARE: Entry = entry::<Square>();
 static PANICS: Entry = entry::<Panics>();
 static NAN: Entry = entry::<Nan>();
 static STOPS: Entry = entry::<Stops>();
+static COUNTS: Entry = entry::<Counts>();
 static FAILS: Entry = entry::<Fails>();
 
 fn registry(entries: &[&'static Entry]) -> Registry {
@@ -130,6 +135,12 @@ fn methods_talk_to_the_host_and_stop_when_told() {
     assert_eq!(ears.heard.load(Ordering::Relaxed), 2);
     ears.stop.store(true, Ordering::Relaxed);
     assert!(matches!(go(), Err(Error::Interrupted)));
+}
+
+#[test]
+fn methods_are_told_how_many_threads_the_run_has() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    assert_eq!(pool.install(|| score(&COUNTS, &[1.0])).unwrap(), [3.0]);
 }
 
 /// Not thread_safe, encodes what it is told to keep, remembers an option.
@@ -230,8 +241,12 @@ fn state_evidence_encodings_and_turns() {
 
     let weights = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
     let part = Part::whole("w", 3, 2, &weights);
-    let gram =
-        [compress_sdk::Array { kind: compress_sdk::EvidenceKind::Gram, shape: &[2, 2], data: &[10.0, 0.0, 0.0, 10.0] }];
+    let gram = [compress_sdk::Array {
+        kind: compress_sdk::EvidenceKind::Gram,
+        shape: &[2, 2],
+        data: &[10.0, 0.0, 0.0, 10.0],
+        model_mean: 0.0,
+    }];
     let evidence = Evidence { arrays: &gram };
     std::thread::scope(|scope| {
         for _ in 0..4 {

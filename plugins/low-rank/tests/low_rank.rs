@@ -71,13 +71,13 @@ fn eq_3_what_the_inputs_use_stays() {
     (weights[0], weights[3]) = (3.0, 2.0);
     let part = Part::whole("w", 6, 2, &weights);
     let gram = [1.0, 0.0, 0.0, 9.0];
-    let arrays = [Array { kind: EvidenceKind::Gram, shape: &[2, 2], data: &gram }];
+    let arrays = [Array { kind: EvidenceKind::Gram, shape: &[2, 2], data: &gram, model_mean: 0.0 }];
     let mut wanted = [0.0; 12];
     wanted[3] = 2.0;
     near(&decoded(&encode_with(&part, &[rank(1), WHITEN, HARDLY], &arrays).unwrap()).0, &wanted);
     // Of two groups the mean counts.
     let grams = [2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 18.0];
-    let arrays = [Array { kind: EvidenceKind::Gram, shape: &[2, 2, 2], data: &grams }];
+    let arrays = [Array { kind: EvidenceKind::Gram, shape: &[2, 2, 2], data: &grams, model_mean: 0.0 }];
     near(&decoded(&encode_with(&part, &[rank(1), WHITEN, HARDLY], &arrays).unwrap()).0, &wanted);
     let mut plain = [0.0; 12];
     plain[0] = 3.0;
@@ -91,7 +91,7 @@ fn eq_2_nothing_is_lost_on_dependent_inputs() {
     let mut weights = [0.0; 12];
     (weights[0], weights[3]) = (1.0, 1.0);
     let part = Part::whole("w", 6, 2, &weights);
-    let arrays = [Array { kind: EvidenceKind::Gram, shape: &[2, 2], data: &[1.0; 4] }];
+    let arrays = [Array { kind: EvidenceKind::Gram, shape: &[2, 2], data: &[1.0; 4], model_mean: 0.0 }];
     let (product, r) = decoded(&encode_with(&part, &[rank(1), WHITEN, HARDLY], &arrays).unwrap());
     assert_eq!(r, 1);
     let sums: Vec<f32> = product.chunks(2).map(|row| row[0] + row[1]).collect();
@@ -105,7 +105,7 @@ fn eq_4_rows_that_are_read_stay() {
     (weights[0], weights[3]) = (3.0, 2.0);
     let part = Part::whole("w", 6, 2, &weights);
     let counts = [1.0, 9.0, 0.0, 0.0, 4.0, 4.0];
-    let arrays = [Array { kind: EvidenceKind::RowCount, shape: &[6], data: &counts }];
+    let arrays = [Array { kind: EvidenceKind::RowCount, shape: &[6], data: &counts, model_mean: 0.0 }];
     let mut wanted = [0.0; 12];
     wanted[3] = 2.0;
     near(&decoded(&encode_with(&part, &[rank(1), WHITEN, HARDLY], &arrays).unwrap()).0, &wanted);
@@ -183,7 +183,7 @@ fn threads_change_nothing() {
     let weights = noise(600 * 512, 2);
     let part = Part::whole("w", 600, 512, &weights);
     let gram: Vec<f32> = (0..512 * 512).map(|i| if i % 513 == 0 { 2.0 } else { 0.001 }).collect();
-    let arrays = [Array { kind: EvidenceKind::Gram, shape: &[512, 512], data: &gram }];
+    let arrays = [Array { kind: EvidenceKind::Gram, shape: &[512, 512], data: &gram, model_mean: 0.0 }];
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| encode_with(&part, &[rank(24), WHITEN], &arrays).unwrap())

@@ -9,10 +9,19 @@
 //!
 //! s_k = h_kk u_k² / 2   (eq. 5)
 //!
+//! That holds for small δu. A weight that the data hardly reach, or behind a softmax that is sure of itself, has h_kk near 0
+//! though taking it away moves the outputs far; and taken away are most weights, not one. So by default each weight has a
+//! curvature of its own and a floor, which is damping as of Levenberg and Marquardt:
+//!
+//! s_k = (h_kk + λ) u_k² / 2,   λ = damping · mean of h over the model
+//!
+//! With damping = 0 it is the paper's saliency; the more damping, the nearer to magnitude.
+//!
 //! | symbol | variable | shape | meaning |
 //! |---|---|---|---|
 //! | u | `u` | rows × cols | the weights |
 //! | h_kk | `h_kk` | rows × cols | diagonal of the curvature of the loss, from evidence |
+//! | λ | `lambda` | | damping: the same for all parts |
 //! | s | `score` | rows × cols | saliency: the loss that taking the weight away is expected to cost |
 //!
 //! The paper computes h_kk by the Gauss–Newton (Levenberg–Marquardt) approximation, which is never negative: that is the
@@ -26,6 +35,7 @@ use compress_sdk::{
 /// Scores weights by their saliency.
 pub struct Obd {
     curvature: EvidenceKind,
+    damping: f64,
 }
 
 impl Method for Obd {
@@ -33,13 +43,20 @@ impl Method for Obd {
         name: "obd",
         meaning: "the weights of least saliency go first: Optimal Brain Damage",
         citation: "LeCun, Denker & Solla, Optimal Brain Damage, NIPS 1989",
-        equation: "s_k = h_kk u_k² / 2",
+        equation: "s_k = (h_kk + λ) u_k² / 2,  λ = damping · mean of h over the model",
         evidence: &[(EvidenceKind::HessianDiag, Need::OneOf), (EvidenceKind::FisherDiag, Need::OneOf)],
-        options: &[OptionSpec {
-            name: "curvature",
-            meaning: "the evidence that h_kk is: the Gauss–Newton diagonal, or the mean squared gradient",
-            kind: OptionKind::Choice { default: "hessian_diag", choices: &["hessian_diag", "fisher_diag"] },
-        }],
+        options: &[
+            OptionSpec {
+                name: "curvature",
+                meaning: "the evidence that h_kk is: the Gauss–Newton diagonal, or the mean squared gradient",
+                kind: OptionKind::Choice { default: "hessian_diag", choices: &["hessian_diag", "fisher_diag"] },
+            },
+            OptionSpec {
+                name: "damping",
+                meaning: "what is added to h_kk, as a share of its mean over the model; 0 is the paper's saliency",
+                kind: OptionKind::Float { default: 1.0, min: 0.0, max: 1e6 },
+            },
+        ],
         ..Card::SCORES_WEIGHTS
     };
 
@@ -47,7 +64,7 @@ impl Method for Obd {
         let name = options.text("curvature");
         let curvature =
             EvidenceKind::from_name(name).ok_or_else(|| Error::new(format!("no evidence is \"{name}\"")))?;
-        Ok(Obd { curvature })
+        Ok(Obd { curvature, damping: options.float("damping") })
     }
 
     fn score(&self, part: &Part<'_>, evidence: &Evidence<'_>, out: &mut Scores<'_>) -> Result<()> {
@@ -58,9 +75,10 @@ impl Method for Obd {
                  tensor out by \"classes\""
             )));
         };
+        let lambda = self.damping * h.model_mean;
         let mut least = 0f32;
         for ((score, u), h_kk) in out.data.iter_mut().zip(part.data).zip(h.data) {
-            *score = (f64::from(*h_kk) * f64::from(*u).powi(2) / 2.0) as f32; // eq. 5
+            *score = ((f64::from(*h_kk) + lambda) * f64::from(*u).powi(2) / 2.0) as f32; // eq. 5, with damping
             least = least.min(*h_kk);
         }
         if least < 0.0 {

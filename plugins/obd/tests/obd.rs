@@ -13,13 +13,19 @@ fn conforms() {
 }
 
 fn score(curvature: &str, arrays: &[(EvidenceKind, [f32; 4])]) -> Result<[f32; 4], Failure> {
+    damped(curvature, 0.0, arrays)
+}
+
+/// Where the mean of the evidence over the model is 2.
+fn damped(curvature: &str, damping: f64, arrays: &[(EvidenceKind, [f32; 4])]) -> Result<[f32; 4], Failure> {
     let method = Caller::linked(&ENTRY).unwrap();
     let mut options = method.card().defaults();
     options.0[0].1 = OptionValue::Text(curvature.into());
+    options.0[1].1 = OptionValue::Float(damping);
     let instance = method.create(&options, 1, Arc::new(Deaf)).unwrap();
     let part = Part::whole("w", 2, 2, &[2.0, -2.0, 3.0, 0.5]);
     let arrays: Vec<Array<'_>> =
-        arrays.iter().map(|(kind, data)| Array { kind: *kind, shape: &[2, 2], data }).collect();
+        arrays.iter().map(|(kind, data)| Array { kind: *kind, shape: &[2, 2], data, model_mean: 2.0 }).collect();
     let mut scores = [f32::NAN; 4];
     instance.score(&part, &Evidence { arrays: &arrays }, &mut scores).map(|()| scores)
 }
@@ -30,6 +36,13 @@ fn score(curvature: &str, arrays: &[(EvidenceKind, [f32; 4])]) -> Result<[f32; 4
 fn the_saliency_is_half_curvature_times_square() {
     let h = (EvidenceKind::HessianDiag, [1.0, 3.0, 0.0, 16.0]);
     assert_eq!(score("hessian_diag", &[h]), Ok([2.0, 6.0, 0.0, 2.0]));
+}
+
+/// s_k = (h_kk + λ) u_k² / 2 with λ = ½ · 2: what the data never reached is not free any more.
+#[test]
+fn damping_is_a_share_of_the_mean_over_the_model() {
+    let h = (EvidenceKind::HessianDiag, [1.0, 3.0, 0.0, 16.0]);
+    assert_eq!(damped("hessian_diag", 0.5, &[h]), Ok([4.0, 8.0, 4.5, 2.125]));
 }
 
 #[test]

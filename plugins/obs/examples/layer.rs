@@ -36,7 +36,7 @@ fn main() {
     options.0.iter_mut().filter(|(n, _)| n == "form").for_each(|(_, v)| *v = OptionValue::Text(args[5].clone()));
     let instance = method.create(&options, 1, Arc::new(Stderr)).unwrap();
     let shape = [cols as u64, cols as u64];
-    let arrays = [Array { kind: EvidenceKind::Gram, shape: &shape, data: &gram }];
+    let arrays = [Array { kind: EvidenceKind::Gram, shape: &shape, data: &gram, model_mean: 0.0 }];
     let eligible = Bitmap::new(rows * cols, true);
     let part = Part::whole("layer", rows, cols, &weights);
     for _ in 0..number(6) {

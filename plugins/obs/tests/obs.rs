@@ -70,7 +70,7 @@ impl<'a> Job<'a> {
 }
 
 fn gram<'a>(shape: &'a [u64], data: &'a [f32]) -> Array<'a> {
-    Array { kind: EvidenceKind::Gram, shape, data }
+    Array { kind: EvidenceKind::Gram, shape, data, model_mean: 0.0 }
 }
 
 const TWO: &[u64] = &[2, 2];
@@ -110,7 +110,7 @@ fn a_large_weight_goes_where_others_can_say_the_same() {
 /// n_row · w²: nothing makes up for anything.
 #[test]
 fn an_embedding_loses_what_is_small_or_seldom_read() {
-    let counts = Array { kind: EvidenceKind::RowCount, shape: &[3], data: &[4.0, 1.0, 0.0] };
+    let counts = Array { kind: EvidenceKind::RowCount, shape: &[3], data: &[4.0, 1.0, 0.0], model_mean: 0.0 };
     let weights = [1.0, 3.0, 1.5, 1.9, 9.0, 8.0];
     assert_eq!(Job::new("auto", 3, 2, &weights, counts, 3).values(), [1.0, 3.0, 0.0, 1.9, 0.0, 0.0]);
 }
@@ -139,7 +139,10 @@ fn what_cannot_be_done_is_said_with_the_remedy() {
         ("not 1:2", Job { pruned: 2, n: 1, m: 2, ..job(&[1.0, 0.0, 0.0, 1.0]) }, "1:2 takes 1"),
         (
             "no evidence",
-            Job { evidence: Array { kind: EvidenceKind::FisherDiag, shape: &[1, 2], data: &w }, ..job(&[0.0; 4]) },
+            Job {
+                evidence: Array { kind: EvidenceKind::FisherDiag, shape: &[1, 2], data: &w, model_mean: 0.0 },
+                ..job(&[0.0; 4])
+            },
             "measure = [\"gram\", \"row_count\"]",
         ),
     ] {

@@ -169,6 +169,7 @@ typedef struct compress_array {
     compress_str kind;
     const uint64_t *shape;
     const float *data;
+    double model_mean; /* of *_diag: over all weights of the model that have it; 0: the host does not say */
 } compress_array;
 
 typedef struct compress_evidence {

@@ -299,6 +299,8 @@ pub struct RawArray {
     pub shape: *const u64,
     /// Its numbers, as many as the shape's product.
     pub data: *const f32,
+    /// Mean over all weights of the model that have such numbers, or 0.
+    pub model_mean: f64,
 }
 
 /// Which weights an encoding may keep: see [`crate::Keep`]. Bits are packed lowest first, row-major.

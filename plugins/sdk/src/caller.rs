@@ -266,6 +266,7 @@ fn raw_array(array: &crate::Array<'_>) -> RawArray {
         kind: Str::new(array.kind.name()),
         shape: array.shape.as_ptr(),
         data: array.data.as_ptr(),
+        model_mean: array.model_mean,
     }
 }
 

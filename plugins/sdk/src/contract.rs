@@ -230,7 +230,7 @@ mod tests {
             (EvidenceKind::Gram, &[2, 2, 2], 8, true),
             (EvidenceKind::Gram, &[1, 4], 4, false),
         ] {
-            let arrays = [Array { kind, shape, data: &WEIGHTS[..count] }];
+            let arrays = [Array { kind, shape, data: &WEIGHTS[..count], model_mean: 0.0 }];
             let result = check_input(&part(2, 2), &Evidence { arrays: &arrays });
             assert_eq!(result.is_ok(), fits, "{kind:?} {shape:?} {count}");
         }

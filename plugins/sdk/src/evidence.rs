@@ -12,6 +12,9 @@ pub struct Array<'a> {
     pub shape: &'a [u64],
     /// The numbers.
     pub data: &'a [f32],
+    /// `fisher_diag`, `hessian_diag`: the mean over all weights of the model that have it, so that parts have one measure;
+    /// 0 where the host does not say.
+    pub model_mean: f64,
 }
 
 /// All evidence for a block.

@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::mem::offset_of;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
@@ -379,7 +380,10 @@ unsafe fn read_evidence<'a>(raw: *const RawEvidence) -> Vec<Array<'a>> {
             let kind = EvidenceKind::from_name(text((**array).kind))?;
             let shape: &[u64] = slice((**array).shape, (**array).dims as usize);
             let count = shape.iter().product::<u64>() as usize;
-            Some(Array { kind, shape, data: slice((**array).data, count) })
+            // A host of an older SDK ends before the mean.
+            let known = (**array).size as usize > offset_of!(RawArray, model_mean);
+            let model_mean = if known { (**array).model_mean } else { 0.0 };
+            Some(Array { kind, shape, data: slice((**array).data, count), model_mean })
         }
     };
     arrays.iter().filter_map(read).collect()

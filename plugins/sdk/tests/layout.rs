@@ -34,7 +34,7 @@ fn rust() -> Vec<Layout> {
             size, reserved, tensor, name, weight_class, data, rows, cols, row_stride, col_stride, first_row,
             first_element, part_rows, part_cols
         }
-        "compress_array" = RawArray { size, dims, kind, shape, data }
+        "compress_array" = RawArray { size, dims, kind, shape, data, model_mean }
         "compress_evidence" = RawEvidence { size, reserved, arrays, array_count }
         "compress_keep" = RawKeep { size, kind, bits, pruned, n, m }
         "compress_term" = RawTerm { size, layout, bits, rank, seed, values, value_count }
@@ -95,7 +95,7 @@ fn sizes_and_offsets_are_pinned() {
         ("compress_value", 56, &[0, 4, 8, 24, 32, 40]),
         ("compress_options", 24, &[0, 4, 8, 16]),
         ("compress_part", 128, &[0, 4, 8, 24, 40, 56, 64, 72, 80, 88, 96, 104, 112, 120]),
-        ("compress_array", 40, &[0, 4, 8, 24, 32]),
+        ("compress_array", 48, &[0, 4, 8, 24, 32, 40]),
         ("compress_evidence", 24, &[0, 4, 8, 16]),
         ("compress_keep", 40, &[0, 4, 8, 16, 24, 32]),
         ("compress_term", 48, &[0, 4, 8, 16, 24, 32, 40]),

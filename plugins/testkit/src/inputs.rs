@@ -94,7 +94,7 @@ impl Input {
     }
 
     pub fn arrays(&self) -> Vec<Array<'_>> {
-        self.evidence.iter().map(|(kind, shape, data)| Array { kind: *kind, shape, data }).collect()
+        self.evidence.iter().map(|(kind, shape, data)| Array { kind: *kind, shape, data, model_mean: 0.5 }).collect()
     }
 
     /// The same part stored column after column.

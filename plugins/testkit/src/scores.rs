@@ -96,7 +96,7 @@ fn slices(instance: &dyn Instance, reach: Reach, input: &Input, wrong: &mut Comp
                     EvidenceKind::RowCount => &array.data[first..first + block.rows],
                     EvidenceKind::Gram => array.data,
                 };
-                Array { kind: array.kind, shape, data }
+                Array { shape, data, ..*array }
             })
             .collect();
         match score(instance, &block, &cut) {
