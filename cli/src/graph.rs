@@ -75,6 +75,7 @@ impl Engine for Graphs {
             state::carry_on(&mut trainer, &previous)?;
         }
         trainer.set_masks(&Held(job))?;
+        let loose = trainer.loose_zeros();
         // `--finish` ends the training that was interrupted; those that had not begun are run.
         let begun = job.resume && path.exists();
         if begun {
@@ -94,10 +95,21 @@ impl Engine for Graphs {
         let weights = job.folder.join("trained.safetensors");
         save(job, &result.weights, &weights)?;
         let frozen = frozen.iter().map(|(name, why)| format!("\"{name}\" was not trained: {why}"));
-        let warnings = frozen.chain(padding).collect();
+        let warnings = frozen.chain(padding).chain(let_go(&loose)).collect();
         let epochs = result.epochs.iter().map(metrics).collect();
         Ok(Trained { weights, parameters: result.parameters, epochs, warnings })
     }
+}
+
+/// What to say where zeros of the input were trained away.
+fn let_go(loose: &[(String, f64)]) -> Option<String> {
+    let (name, share) = loose.first()?;
+    let more = if loose.len() > 1 { format!(" and {} more", loose.len() - 1) } else { String::new() };
+    Some(format!(
+        "\"{name}\"{more}: {:.0} % was zero and is trained again, since no stage of this recipe pruned it; name the masks by \
+         \"from\", or prune and retrain in one recipe",
+        100.0 * share
+    ))
 }
 
 /// A recurrent layer reads padding. One that was trained without any may have come to depend on there being none; a

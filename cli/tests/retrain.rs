@@ -220,6 +220,23 @@ fn a_retraining_goes_on_from_the_one_before() {
     assert!(bytes(folder.join("whole.onnx")) == bytes(folder.join("parts.onnx")));
 }
 
+/// A model that was pruned by another recipe is dense again after a retraining that is told nothing of its masks.
+#[test]
+fn zeros_that_nobody_holds_are_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    recipe(folder, "pruned", "[[stage]]\nmethod = \"magnitude\"\namount = \"50%\"\n");
+    succeeds(folder, &["pruned.toml"]);
+    let text = std::fs::read_to_string(recipe(folder, "again", "[[stage]]\nretrain = { epochs = 0.1 }\n")).unwrap();
+    let text = text.replace(&format!("{DATES}/model.onnx"), "pruned.onnx");
+    std::fs::write(folder.join("again.toml"), &text).unwrap();
+    let told = |output: Output| String::from_utf8_lossy(&output.stderr).contains("is trained again");
+    assert!(told(succeeds(folder, &["again.toml", "--force"])));
+    let held = text.replace("output =", "from = \"pruned.masks.safetensors\"\noutput =");
+    std::fs::write(folder.join("held.toml"), held).unwrap();
+    assert!(!told(succeeds(folder, &["held.toml", "--force"])));
+}
+
 /// Weights that an encode stage has coded are trained as codebooks, scales and halves: the loss that the coding cost comes
 /// back, the file stays as small, what was pruned stays zero.
 #[test]

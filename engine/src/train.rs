@@ -249,6 +249,14 @@ impl<'e, 's> Trainer<'e, 's> {
         self.parameters.iter_mut().filter(|p| p.name == name).for_each(|p| p.trained = false);
     }
 
+    /// Matrices that are trained though more than a twentieth of them is zero and no mask holds the zeros: what was pruned
+    /// elsewhere, and will be no longer. Each with its share of zeros.
+    pub fn loose_zeros(&self) -> Vec<(String, f64)> {
+        let loose = self.parameters.iter().filter(|p| p.trained && p.form.is_none() && p.mask.is_none());
+        let share = |p: &Parameter| p.theta.data().iter().filter(|v| **v == 0.0).count() as f64 / p.theta.len() as f64;
+        loose.filter(|p| p.shape.len() > 1).map(|p| (p.name.clone(), share(p))).filter(|(_, s)| *s > 0.05).collect()
+    }
+
     /// Names of the weights that the graph reads.
     pub fn names(&self) -> Vec<String> {
         self.parameters.iter().map(|p| p.name.clone()).collect()
