@@ -76,7 +76,7 @@ values = "codebook:2"
 
 /// A run that is killed once the training in this folder of its state has kept an epoch, and goes on, and one that is not.
 fn killed(stages: &str, training: &str) {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = tempfile::tempdir().expect("a temporary folder");
     let folder = temp.path();
     recipe(folder, "whole", stages);
     succeeds(folder, &["whole.toml", "--threads", "1"]);
@@ -232,7 +232,7 @@ fn zeros_that_nobody_holds_are_told() {
     std::fs::write(folder.join("again.toml"), &text).unwrap();
     let told = |output: Output| String::from_utf8_lossy(&output.stderr).contains("is trained again");
     assert!(told(succeeds(folder, &["again.toml", "--force"])));
-    let held = text.replace("output =", "from = \"pruned.masks.safetensors\"\noutput =");
+    let held = text.replacen("output =", "from = \"pruned.masks.safetensors\"\noutput =", 1);
     std::fs::write(folder.join("held.toml"), held).unwrap();
     assert!(!told(succeeds(folder, &["held.toml", "--force"])));
 }

@@ -73,7 +73,7 @@ mod tests {
                 let expected = count.checked_sub(1).map(|at| sorted[at]);
                 assert_eq!(last(count, runs, keys).unwrap(), expected, "{count} of {len}, {levels} scores");
             }
-            let beyond = last(len + 1, vec![0..len], keys).unwrap();
+            let beyond = last(len + 1, std::iter::once(0..len).collect(), keys).unwrap();
             assert!(sorted.iter().all(|key| Some(*key) <= beyond));
         }
     }
