@@ -117,13 +117,13 @@ def main():
     against_copy(f"{4 * scale:g} GB bf16, 4 shards, to `cp` + `sync`", bf16)
     against_copy("the same with `--report`", bf16, report=True)
     shutil.rmtree(bf16)
-    f32 = model(f"f32-{scale}.safetensors", "--gb", str(2 * scale), "--dtype", "f32")
+    f32 = model(f"f32-{2.0 * scale}.safetensors", "--gb", str(2 * scale), "--dtype", "f32")
     against_copy(f"{2 * scale:g} GB f32, to `cp` + `sync`", f32)
     single = model(f"single-{scale}.safetensors", "--gb", str(2 * scale), "--dtype", "f32", "--single")
     against_copy(f"{2 * scale:g} GB f32 in one tensor, to `cp` + `sync`", single)
     single.unlink()
     for gb in [0.25, 0.5, 1, 4]:
-        source = model(f"f32-{gb * scale}.safetensors", "--gb", str(gb * scale), "--dtype", "f32")
+        source = model(f"f32-{float(gb * scale)}.safetensors", "--gb", str(gb * scale), "--dtype", "f32")
         against_copy(f"{gb * scale:g} GB f32, to `cp` + `sync`", source)
         source.unlink()
     if args.torch:

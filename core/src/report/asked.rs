@@ -84,7 +84,10 @@ fn retrain(retrain: &Retrain) -> Map<String, Value> {
 }
 
 fn engine(map: &mut Map<String, Value>, t: &Training) {
-    put(map, "epochs", t.epochs);
+    match t.epochs as u32 {
+        whole if f64::from(whole) == t.epochs => put(map, "epochs", whole),
+        _ => put(map, "epochs", t.epochs),
+    }
     put_some(map, "rate", t.rate);
     match t.decay {
         Some(Decay::Factor(x)) => put(map, "decay", x),
