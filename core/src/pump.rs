@@ -1,6 +1,6 @@
 //! Pulls a producer's blocks on all threads and writes each where it belongs, in bounded memory.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
@@ -37,7 +37,7 @@ pub fn pump_by(
     let job = Job { blocks, out, path, at, total, block, watch };
     let workers = count.min(rayon::current_num_threads() as u64).min(MAX_WORKERS);
     if workers <= 1 {
-        return with_buffer(total.min(block), |buffer| (0..count).try_for_each(|i| job.block(i, buffer)));
+        return with_buffer(total.min(block) as usize, |buffer| (0..count).try_for_each(|i| job.block(i, buffer)));
     }
     let next = AtomicU64::new(0);
     let failed_at = AtomicU64::new(u64::MAX);
@@ -45,7 +45,7 @@ pub fn pump_by(
     rayon::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|_| {
-                with_buffer(total.min(block), |buffer| {
+                with_buffer(total.min(block) as usize, |buffer| {
                     loop {
                         // Blocks are taken in order: those before a failed one are finished, those after it not begun.
                         let i = next.fetch_add(1, Ordering::Relaxed);
@@ -70,17 +70,16 @@ pub fn pump_by(
     }
 }
 
-/// The one buffer of a thread, kept for the next call.
-fn with_buffer<T>(bytes: u64, work: impl FnOnce(&mut [u8]) -> T) -> T {
-    thread_local!(static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) });
-    // Taken out for the time of the work: a producer may run other blocks of the pool on this thread meanwhile.
-    let mut buffer = BUFFER.take();
-    let need = bytes as usize;
-    if buffer.len() < need {
-        buffer.resize(need, 0);
+/// Lends a buffer of this thread, kept for the next call. Loans may be nested: a producer may run other blocks of the
+/// pool on this thread meanwhile.
+pub(crate) fn with_buffer<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    thread_local!(static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) });
+    let mut buffer = BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if buffer.len() < bytes {
+        buffer.resize(bytes, 0);
     }
-    let result = work(&mut buffer);
-    BUFFER.set(buffer);
+    let result = work(&mut buffer[..bytes]);
+    BUFFERS.with_borrow_mut(|buffers| buffers.push(buffer));
     result
 }
 

@@ -1,6 +1,5 @@
 //! A tensor as pieces, produced block by block from its dense bytes.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -13,6 +12,7 @@ use crate::convert::to_f32;
 use crate::error::{Error, Result};
 use crate::format::{BLOCK_BYTES, Blocks, Packed, PackedTerm, Piece};
 use crate::hash::checksum;
+use crate::pump::with_buffer;
 use crate::simd::compact;
 
 /// How a tensor is to be packed.
@@ -389,19 +389,6 @@ fn first_block(blocks: usize, holds: impl Fn(usize) -> bool) -> usize {
         if holds(middle) { high = middle } else { low = middle + 1 }
     }
     low
-}
-
-/// The one buffer of a thread, kept for the next call.
-fn with_buffer<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
-    thread_local!(static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) });
-    // Taken out for the time of the work: other blocks of the pool may run on this thread meanwhile.
-    let mut buffer = BUFFER.take();
-    if buffer.len() < bytes {
-        buffer.resize(bytes, 0);
-    }
-    let result = work(&mut buffer[..bytes]);
-    BUFFER.set(buffer);
-    result
 }
 
 /// Copies what must be as long.
