@@ -115,15 +115,17 @@ fn let_go(loose: &[(String, f64)]) -> Option<String> {
 /// A recurrent layer reads padding. One that was trained without any may have come to depend on there being none; a
 /// difference of one per cent in perplexity is told.
 fn depends_on_trimming(engine: &run::Engine<'_>, result: &Retrained, watch: Watch<'_>) -> Result<Option<String>> {
+    // What was kept is the epoch with the lowest loss.
+    let losses = result.epochs.iter().filter_map(|e| Some(e.validation?.0));
+    let Some(trimmed) = losses.min_by(f64::total_cmp).map(f64::exp) else { return Ok(None) };
     let Some(padded) = engine.padded_tally(&result.weights, run::Split::Validation, watch)? else { return Ok(None) };
-    let trimmed = engine.tally(&result.weights, run::Split::Validation, watch)?;
-    if (padded.perplexity() / trimmed.perplexity() - 1.0).abs() < 0.01 {
+    if (padded.perplexity() / trimmed - 1.0).abs() < 0.01 {
         return Ok(None);
     }
     Ok(Some(format!(
         "trained with trim = true, it has come to depend on that: validation perplexity is {:.3} without padding and {:.3} \
          with the padding of the data; run it without padding, or retrain with trim = false",
-        trimmed.perplexity(),
+        trimmed,
         padded.perplexity()
     )))
 }

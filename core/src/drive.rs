@@ -19,7 +19,7 @@ use crate::packing::{Outlook, Packer};
 use crate::plan::{EncodeWork, Plan, PruneWork, Work};
 use crate::progress::Watch;
 use crate::prune::{PartCount, Pruned, Pruning};
-use crate::recipe::{MethodStage, Retrain, Stage, Training};
+use crate::recipe::{MethodStage, Retrain, Schedule, Stage, Training};
 use crate::registry::{Instance, Origin, Registered};
 use crate::report::{
     self, Achieved, ClassReport, CompressReport, FactoredTensor, ModelReport, OutputReport, Report, StageClass,
@@ -200,7 +200,12 @@ impl<'p> Run<'p> {
         };
         let mut report = StageReport::default();
         let (mut epochs, mut warnings, mut before) = (Vec::new(), Vec::new(), None);
-        let recovers = method.schedule.is_some_and(|s| s.recover > 0) && matches!(retrain, Retrain::Engine(_));
+        let recovery = match (retrain, method.schedule) {
+            (Retrain::Engine(training), Some(Schedule { recover, .. })) if recover > 0 => {
+                Some(Training { epochs: f64::from(recover), ..training.clone() })
+            }
+            _ => None,
+        };
         for step in 1..=steps {
             let portion = method.schedule.map_or(1.0, |s| s.portion(step));
             report = self.step(work, seed, portion)?;
@@ -208,7 +213,7 @@ impl<'p> Run<'p> {
             before = before.or(achieved.map(|a| a.pruned.saturating_sub(a.newly)));
             let trained = match retrain {
                 // Under a schedule the rate falls only while the model recovers from the last step.
-                Retrain::Engine(training) if recovers => {
+                Retrain::Engine(training) if recovery.is_some() => {
                     let steady = Retrain::Engine(Training { decay: None, ..training.clone() });
                     self.train(&steady, stage, step as usize, false)?
                 }
@@ -217,11 +222,8 @@ impl<'p> Run<'p> {
             epochs.extend(trained.epochs);
             add_new(&mut warnings, trained.warnings);
         }
-        if let Some(schedule) = method.schedule.filter(|s| s.recover > 0)
-            && let Retrain::Engine(training) = retrain
-        {
-            let recovery = Retrain::Engine(Training { epochs: f64::from(schedule.recover), ..training.clone() });
-            let trained = self.train(&recovery, stage, steps as usize + 1, true)?;
+        if let Some(training) = recovery {
+            let trained = self.train(&Retrain::Engine(training), stage, steps as usize + 1, true)?;
             epochs.extend(trained.epochs);
             add_new(&mut warnings, trained.warnings);
         }
