@@ -6,6 +6,7 @@ use std::path::Path;
 use compress_core::convert::from_f32;
 use compress_core::engine::{Engine, Job, Trained};
 use compress_core::error::{Error, Result};
+use compress_core::format::OpenOptions;
 use compress_core::model::Model;
 use compress_core::parameters::Way;
 use compress_core::progress::Watch;
@@ -18,6 +19,8 @@ use compress_engine::engine as run;
 use compress_engine::measure::MeasureOptions;
 use compress_engine::state;
 use compress_engine::train::{Epoch, Masks, Retrained, Trainer};
+
+use crate::builtin;
 
 /// Runs the graphs of ONNX models.
 pub struct Graphs;
@@ -34,6 +37,15 @@ pub fn open<'m>(model: &'m Model, recipe: &Recipe) -> Result<run::Engine<'m>> {
     run::Engine::open(source.as_ref(), data)
 }
 
+/// The translations of the recipe's validation data, a sentence an example.
+pub fn translations(model: &Model, recipe: &Recipe, watch: Watch<'_>) -> Result<Vec<String>> {
+    let engine = open(model, recipe)?;
+    if recipe.data.as_ref().is_none_or(|d| d.validation.is_none()) {
+        return Err(Error::usage("--translations needs \"validation\" in [data]"));
+    }
+    engine.translations(&run::AsStored, run::Split::Validation, watch)
+}
+
 impl Engine for Graphs {
     fn check(&self, model: &Model, recipe: &Recipe, stage: &Stage) -> Result<()> {
         let engine = open(model, recipe)?;
@@ -47,7 +59,8 @@ impl Engine for Graphs {
             },
             _ => return Ok(()),
         };
-        Trainer::new(&engine, &run::AsStored, training, recipe.seed_of(stage)).map(|_| ())
+        let mut trainer = Trainer::new(&engine, &run::AsStored, training, recipe.seed_of(stage))?;
+        learn(&mut trainer, training, recipe)
     }
 
     fn evaluate(&self, job: &Job<'_>, metrics: &[Metric]) -> Result<Metrics> {
@@ -70,6 +83,7 @@ impl Engine for Graphs {
         let path = job.folder.join("trainer.safetensors");
         let key = "trainer";
         let mut trainer = Trainer::new(&engine, &Current(job.weights), training, job.seed)?;
+        learn(&mut trainer, training, job.recipe)?;
         let (encoded, frozen) = encodings(job, &mut trainer)?;
         if let Some(previous) = job.previous.map(|folder| folder.join("trainer.safetensors")).filter(|p| p.exists()) {
             state::carry_on(&mut trainer, &previous)?;
@@ -99,6 +113,16 @@ impl Engine for Graphs {
         let epochs = result.epochs.iter().map(metrics).collect();
         Ok(Trained { weights, parameters: result.parameters, epochs, warnings })
     }
+}
+
+/// Gives the trainer the teacher that has a file of its own.
+fn learn(trainer: &mut Trainer<'_, '_>, training: &Training, recipe: &Recipe) -> Result<()> {
+    let Some(path) = training.distil.as_ref().and_then(|d| d.teacher.as_deref()) else { return Ok(()) };
+    let mut teach = || {
+        let model = Model::open(&builtin::formats(), &[path.to_path_buf()], &OpenOptions::default())?;
+        trainer.set_teacher(&open(&model, recipe)?)
+    };
+    teach().map_err(|e| e.at(format!("the teacher \"{}\"", path.display())))
 }
 
 /// What to say where zeros of the input were trained away.

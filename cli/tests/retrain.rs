@@ -324,3 +324,32 @@ fn a_model_without_a_graph_is_sent_elsewhere() {
     std::fs::write(&path, text).unwrap();
     fails(temp.path(), &["st.toml"], 2, "command =");
 }
+
+/// A teacher with a file of its own: a clear error where it cannot answer, and another run where its bytes are others.
+#[test]
+fn a_teacher_is_checked_before_anything_runs() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let folder = temp.path();
+    let stages = |teacher: &str| {
+        format!(
+            "[[stage]]\nmethod = \"magnitude\"\namount = \"80%\"\n\
+             retrain = {{ epochs = 1, distil = {{ weight = 0.7, teacher = \"{teacher}\" }} }}\n"
+        )
+    };
+    recipe(folder, "none", &stages("no.onnx"));
+    let sentence = "the teacher \"no.onnx\": the model \"no.onnx\" does not exist";
+    fails(folder, &["none.toml"], 2, sentence);
+    let digits = Path::new(DATES).parent().expect("the examples").join("digits/model.onnx");
+    recipe(folder, "other", &stages(digits.to_str().expect("a name")));
+    fails(folder, &["other.toml"], 1, "the teacher \"");
+
+    std::fs::copy(format!("{DATES}/model.onnx"), folder.join("teacher.onnx")).expect("the teacher is copied");
+    recipe(folder, "own", &stages("teacher.onnx"));
+    succeeds(folder, &["own.toml", "--report", "own.json"]);
+    let itself = stages("x").replace(", teacher = \"x\"", "");
+    recipe(folder, "itself", &itself);
+    succeeds(folder, &["itself.toml"]);
+    assert_eq!(bytes(folder.join("own.onnx")), bytes(folder.join("itself.onnx")), "the teacher is the same model");
+    let report = String::from_utf8(bytes(folder.join("own.json"))).expect("text");
+    assert!(report.contains("\"distil\"") && report.contains("teacher.onnx"), "{report}");
+}

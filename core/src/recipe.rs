@@ -13,7 +13,9 @@ pub use stage::{
     Scheme, Stage, StageKind,
 };
 pub use study::{Cell, Study};
-pub use training::{Command, Decay, Dropout, OnViolation, Optimizer, Retrain, Schedule, ScheduleShape, Training};
+pub use training::{
+    Command, Decay, Distil, Dropout, OnViolation, Optimizer, Retrain, Schedule, ScheduleShape, Training,
+};
 
 use crate::error::{Error, Result};
 use fields::Place;
@@ -127,6 +129,17 @@ impl Recipe {
     pub fn output(&self) -> Result<&Path> {
         self.output.as_deref().ok_or_else(|| {
             Error::usage(format!("{}: \"output\" is missing: the path of the model to write", self.path.display()))
+        })
+    }
+
+    /// The files of models that a retraining learns from.
+    pub fn teachers(&self) -> impl Iterator<Item = &Path> {
+        self.stages.iter().filter_map(|stage| match &stage.kind {
+            StageKind::Retrain(Retrain::Engine(training)) => training.distil.as_ref()?.teacher.as_deref(),
+            StageKind::Method(MethodStage { retrain: Some(Retrain::Engine(training)), .. }) => {
+                training.distil.as_ref()?.teacher.as_deref()
+            }
+            _ => None,
         })
     }
 

@@ -141,7 +141,8 @@ fn key(plan: &Plan<'_>, watch: Watch<'_>) -> Result<BTreeMap<String, String>> {
     // Evidence that no stage of the recipe writes is an input.
     let measures = plan.recipe.stages.iter().any(|s| matches!(s.kind, StageKind::Measure(_)));
     let evidence = plan.recipe.evidence.as_deref().filter(|path| !measures && path.exists());
-    for path in plan.model.files().map(|f| f.path.as_path()).chain(data).chain(from).chain(evidence) {
+    let files = plan.model.files().map(|f| f.path.as_path());
+    for path in files.chain(data).chain(from).chain(evidence).chain(plan.recipe.teachers()) {
         key.insert(format!("\"{}\"", path.display()), hash::file_sha256(path, watch)?);
     }
     Ok(key)

@@ -100,6 +100,7 @@ fn main() -> Result<()> {
                 clip: Some(1.0),
                 dropout: Dropout::Everywhere(0.2),
                 patience: None,
+                distil: None,
             };
             let mut trainer = Trainer::new(&engine, &AsStored, &training, 1)?;
             let (mut part, parts) = (0, (452 / steps.max(1)).max(2));

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::data::{Batch, slice};
 use crate::execute::{Base, Mode, accumulate};
-use crate::loss::{Tally, counted, loss};
+use crate::loss::{Share, Tally, counted, distilled, loss};
 use crate::ops::Noise;
 use crate::program::Program;
 use crate::real::Real;
@@ -97,11 +97,20 @@ pub(crate) fn output<R: Real>(outputs: Vec<Value<R>>) -> Result<Tensor<R>> {
     }
 }
 
+/// A model whose answers are learnt from.
+pub struct Teacher<R: Real> {
+    pub(crate) program: Program<R>,
+    pub(crate) base: Base<R>,
+    pub(crate) share: Share,
+}
+
 /// Which labels a gradient is taken for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Labels {
+#[derive(Clone, Copy)]
+pub enum Labels<'t, R: Real> {
     /// Those of the data.
     Given,
+    /// Those of the data, and beside them what a teacher says.
+    Taught(&'t Teacher<R>),
     /// Drawn from the model's own distribution, by this key.
     Drawn(u64),
 }
@@ -148,7 +157,7 @@ pub fn gradients<R: Real>(
     objective: &Objective,
     batch: &Batch<R>,
     noise: Option<u64>,
-    labels: Labels,
+    labels: Labels<R>,
 ) -> Result<Gradients<R>> {
     let rows = batch.first().map_or(0, |(_, v)| v.shape().first().copied().unwrap_or(0));
     let ready =
@@ -169,15 +178,20 @@ pub fn gradients<R: Real>(
             let mode = Mode { carriers: Some(carriers), noise };
             let mut pass = program.forward(&base, &ready.inputs, mode, None)?;
             let out = output(std::mem::take(&mut pass.outputs))?;
-            let (target, ignore) = match labels {
-                Labels::Given => (ready.target, objective.ignore),
+            let scale = 1.0 / total as f64;
+            let (tally, grad) = match labels {
+                Labels::Given => loss(out, &ready.target, objective.ignore, scale)?,
+                Labels::Taught(Teacher { program, base, share }) => {
+                    let said = program.forward(base, &ready.inputs, Mode::default(), None)?;
+                    distilled(out, &ready.target, output(said.outputs)?, objective.ignore, scale, *share)?
+                }
                 // in counted rows a drawn label may be the ignored one: it counts all the same
                 Labels::Drawn(key) => {
                     let ignore = if objective.compact { None } else { objective.ignore };
-                    (drawn(&out, &ready.target, ignore, mix(key ^ mix(i as u64))), ignore)
+                    let target = drawn(&out, &ready.target, ignore, mix(key ^ mix(i as u64)));
+                    loss(out, &target, ignore, scale)?
                 }
             };
-            let (tally, grad) = loss(out, &target, ignore, 1.0 / total as f64)?;
             Ok((tally, program.backward(pass, vec![Some(grad)])?))
         })
         .collect();

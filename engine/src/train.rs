@@ -12,13 +12,13 @@ use compress_core::recipe::{Decay, Dropout, Optimizer, Training};
 use compress_core::{Error, Result};
 
 use crate::data::Examples;
-use crate::engine::{BATCH, Engine, Split, Weights};
-use crate::loss::Tally;
+use crate::engine::{AsStored, BATCH, Engine, Split, Weights};
+use crate::loss::{Share, Tally};
 use crate::optimise::{Rule, Step, hold, square_norm, update};
 use crate::program::Program;
 use crate::rewrite::mix;
 use crate::state;
-use crate::step::{Labels, gradients};
+use crate::step::{Labels, Teacher, gradients};
 use crate::value::Tensor;
 
 /// Which weights are kept.
@@ -109,6 +109,7 @@ pub struct Trainer<'e, 's> {
     engine: &'e Engine<'s>,
     program: Program<f32>,
     carriers: Vec<bool>,
+    teacher: Option<Teacher<f32>>,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) training: Training,
     pub(crate) seed: u64,
@@ -200,10 +201,11 @@ impl<'e, 's> Trainer<'e, 's> {
         let whole = (examples.count() as u64).div_ceil(engine.batch(batch_of(training)) as u64).max(1);
         let planned = ((whole as f64 * training.epochs).round() as u64).max(1);
         let validation = if engine.has(Split::Validation) { Some(engine.examples(Split::Validation)?) } else { None };
-        Ok(Trainer {
+        let mut trainer = Trainer {
             engine,
             program,
             carriers,
+            teacher: None,
             parameters,
             training: training.clone(),
             seed,
@@ -216,7 +218,31 @@ impl<'e, 's> Trainer<'e, 's> {
             stale: 0,
             whole,
             planned,
-        })
+        };
+        if training.distil.as_ref().is_some_and(|d| d.teacher.is_none()) {
+            trainer.set_teacher(engine)?;
+        }
+        Ok(trainer)
+    }
+
+    /// Learns from this model, as its file has it, beside the labels: `distil` says how much. A teacher of `distil` that has
+    /// a file of its own is given here; otherwise it is the model itself.
+    pub fn set_teacher(&mut self, teacher: &Engine) -> Result<()> {
+        let Some(distil) = &self.training.distil else { return Ok(()) };
+        if teacher.objective.compact != self.engine.objective.compact {
+            return Err(Error::failed(
+                "the teacher's last layers are built otherwise than the model's: one can leave out rows that do not count, the \
+                 other cannot",
+            ));
+        }
+        let mut program = teacher.plan()?;
+        if teacher.objective.compact {
+            program.compact();
+        }
+        let base = program.base(&teacher.read(&program, &AsStored)?, None)?;
+        let share = Share { weight: distil.weight, temperature: distil.temperature };
+        self.teacher = Some(Teacher { program, base, share });
+        Ok(())
     }
 
     /// Prunes anew: weights without a bit become zero and stay so. What came before the masks can no longer be best.
@@ -358,7 +384,7 @@ impl<'e, 's> Trainer<'e, 's> {
             &self.engine.objective,
             &batch,
             Some(noise),
-            Labels::Given,
+            self.teacher.as_ref().map_or(Labels::Given, Labels::Taught),
         )?;
         drop(weights);
         if got.tally.counted == 0 {
@@ -526,6 +552,7 @@ mod tests {
             clip: None,
             dropout: Dropout::None,
             patience: None,
+            distil: None,
         }
     }
 

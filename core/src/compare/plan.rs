@@ -237,6 +237,7 @@ impl Files {
         let mut paths: Vec<PathBuf> = plan.model.files().map(|f| f.path.clone()).collect();
         paths.extend(recipe.data.iter().flat_map(|d| d.files()).map(Path::to_path_buf));
         paths.extend(recipe.from.clone());
+        paths.extend(recipe.teachers().map(Path::to_path_buf));
         let measures = recipe.stages.iter().any(|s| matches!(s.kind, StageKind::Measure(_)));
         paths.extend(recipe.evidence.clone().filter(|path| !measures && path.exists()));
         paths.extend(recipe.plugins.libraries.iter().chain(libraries).cloned());

@@ -25,7 +25,7 @@ fn holds_path(keys: &[&str], text: &str) -> bool {
         ["model" | "output" | "mask" | "from" | "evidence"] => true,
         ["data", "train" | "validation" | "test"] | ["data", "bleu", "vocabulary"] => true,
         ["data", "bleu", "references", ..] | ["plugins", "libraries" | "programs", ..] => true,
-        [.., "command"] => true,
+        [.., "command"] | [.., "distil", "teacher"] => true,
         [.., "options", _] => text.starts_with(['/', '~', '.']),
         _ => false,
     }

@@ -58,7 +58,7 @@ classes = ["source.*"]
 options = { a = 1, b = "x", c = [1.5, true], d = { e = 1979-05-27 } }
 allow_empty = ["bias*"]
 schedule = { steps = 8, shape = "linear", recover = 2 }
-retrain  = { epochs = 1, rate = 1e-3, decay = 0.5, warmup = 10, optimizer = "sgd", momentum = 0.9, weight_decay = 0, batch = 64, clip = 1, dropout = { "source.*" = 0.1, "*" = 0 }, patience = 3 }
+retrain  = { epochs = 1, rate = 1e-3, decay = 0.5, warmup = 10, optimizer = "sgd", momentum = 0.9, weight_decay = 0, batch = 64, clip = 1, dropout = { "source.*" = 0.1, "*" = 0 }, patience = 3, distil = { weight = 0.5, temperature = 2, teacher = "big.onnx" } }
 seed = 18446744073709551615
 residual = true
 
@@ -160,6 +160,7 @@ fn every_key_of_a_method_stage_is_read() {
         clip: Some(1.0),
         dropout: Dropout::ByName(vec![("source.*".into(), 0.1), ("*".into(), 0.0)]),
         patience: Some(3),
+        distil: Some(Distil { weight: 0.5, temperature: 2.0, teacher: Some("runs/big.onnx".into()) }),
     };
     assert_eq!(stage.retrain, Some(Retrain::Engine(expected)));
 }
@@ -234,10 +235,12 @@ fn patterns() {
 fn the_portable_text_is_the_same_recipe_without_folders() {
     let text = EVERYTHING
         .replace("\"nmt.onnx\"", "\"/home/anna/nmt.onnx\" # anna's")
-        .replace("\"train.py\"", "\"../anna/train.py\"");
+        .replace("\"train.py\"", "\"../anna/train.py\"")
+        .replace("\"big.onnx\"", "\"/home/anna/big.onnx\"");
     let portable = parse(&text).unwrap().portable_text().unwrap();
     assert!(!portable.contains("anna") && !portable.contains('#') && !portable.contains("/abs"), "{portable}");
     assert!(portable.contains("model = \"nmt.onnx\"\n"), "{portable}");
+    assert!(portable.contains("\"big.onnx\""), "{portable}");
     let again = parse(&portable).unwrap();
     assert_eq!(again.portable_text().unwrap(), portable);
     let mut expected = parse(EVERYTHING).unwrap();

@@ -1,5 +1,7 @@
 //! Retraining: by the engine, by a command, and in steps.
 
+use std::path::PathBuf;
+
 use super::fields::{Fields, Place, suggest};
 use super::node::{Node, Value};
 use crate::error::Result;
@@ -60,6 +62,20 @@ pub struct Training {
     pub dropout: Dropout,
     /// Epochs without a better validation loss before it stops.
     pub patience: Option<u32>,
+    /// What is learnt from another model beside the labels.
+    pub distil: Option<Distil>,
+}
+
+/// Knowledge distillation (Hinton, Vinyals & Dean 2015): the loss is (1 − weight) times that of the labels plus weight times
+/// that of what a teacher says, whose outputs are its softmax at a temperature, or the outputs themselves for squared error.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Distil {
+    /// The teacher's share in the loss, above 0 and at most 1.
+    pub weight: f64,
+    /// What logits are divided by, above 0; the loss is multiplied with its square.
+    pub temperature: f64,
+    /// The teacher's file; `None` = the recipe's model as it was given.
+    pub teacher: Option<PathBuf>,
 }
 
 /// How the learning rate falls.
@@ -154,7 +170,7 @@ impl ScheduleShape {
     }
 }
 
-const ENGINE: [&str; 11] = [
+const ENGINE: [&str; 12] = [
     "epochs",
     "rate",
     "decay",
@@ -166,6 +182,7 @@ const ENGINE: [&str; 11] = [
     "clip",
     "dropout",
     "patience",
+    "distil",
 ];
 
 impl Retrain {
@@ -282,6 +299,7 @@ impl Training {
             clip: fields.number("clip", "above 0", |x| x > 0.0)?,
             dropout: Dropout::read(fields)?,
             patience: fields.integer("patience", 1)?,
+            distil: fields.get("distil").map(|node| Distil::read(fields, node)).transpose()?,
         })
     }
 }
@@ -297,6 +315,29 @@ impl Decay {
                 Ok(fields.number("decay", expected, |x| x > 0.0 && x <= 1.0)?.map(Decay::Factor))
             }
             Some((node, _)) => Err(fields.place.wrong("decay", expected, node)),
+        }
+    }
+}
+
+impl Distil {
+    fn read(fields: &Fields<'_>, node: &Node) -> Result<Distil> {
+        let (range, fits) = ("a share above 0 and at most 1", |x: f64| x > 0.0 && x <= 1.0);
+        match &node.value {
+            Value::Integer(_) | Value::Float(_) => {
+                let weight = fields.place.number("distil", node, range, fits)?;
+                Ok(Distil { weight, temperature: 1.0, teacher: None })
+            }
+            Value::Table(_) => {
+                let fields = Fields::of(&fields.place, "distil", node)?;
+                fields.only(&["weight", "temperature", "teacher"])?;
+                let missing = || fields.missing("weight", "the teacher's share in the loss");
+                Ok(Distil {
+                    weight: fields.number("weight", range, fits)?.ok_or_else(missing)?,
+                    temperature: fields.number("temperature", "above 0", |x| x > 0.0)?.unwrap_or(1.0),
+                    teacher: fields.path("teacher")?,
+                })
+            }
+            _ => Err(fields.place.wrong("distil", "a share or a table with \"weight\"", node)),
         }
     }
 }

@@ -109,6 +109,13 @@ fn engine(map: &mut Map<String, Value>, t: &Training) {
         }
     }
     put_some(map, "patience", t.patience);
+    if let Some(d) = &t.distil {
+        let mut distil = Map::new();
+        put(&mut distil, "weight", d.weight);
+        put(&mut distil, "temperature", d.temperature);
+        put_some(&mut distil, "teacher", d.teacher.as_ref().map(|p| p.display().to_string()));
+        put(map, "distil", distil);
+    }
 }
 
 /// A TOML value as JSON; a date becomes its text, a float that is not finite null.

@@ -97,7 +97,7 @@ fn json_has_the_keys_of_the_interface_and_no_others_where_nothing_applies() {
 #[test]
 fn asked_repeats_every_key() {
     let retrain = "{ epochs = 1, rate = 1e-3, decay = \"linear\", warmup = 5, batch = 2, clip = 1.0, dropout = 0.25, \
-                   patience = 2 }";
+                   patience = 2, distil = 0.5 }";
     let text = format!(
         "model = \"m\"\n[data]\ntrain = \"t\"\ntarget = \"y\"\nvalidation = \"v\"\n\
          [[stage]]\nmethod = \"a\"\namount = 3\noptions = {{ d = 1979-05-27, x = [1, 2.5, \"a\", true] }}\n\
@@ -116,7 +116,8 @@ fn asked_repeats_every_key() {
                 "options": {"d": "1979-05-27", "x": [1, 2.5, "a", true]}, "allow_empty": ["b"],
                 "schedule": {"steps": 2, "shape": "cubic", "recover": 0},
                 "retrain": {"epochs": 1, "rate": 1e-3, "decay": "linear", "warmup": 5, "optimizer": "adam",
-                            "batch": 2, "clip": 1.0, "dropout": 0.25, "patience": 2},
+                            "batch": 2, "clip": 1.0, "dropout": 0.25, "patience": 2,
+                            "distil": {"weight": 0.5, "temperature": 1.0}},
                 "residual": true, "seed": 4
             }),
             json!({"measure": ["gram"], "examples": 1024, "batch": 1}),

@@ -71,6 +71,23 @@ pub fn log_sum_exp<R: Real>(x: &[R]) -> R {
     )
 }
 
+/// One row becomes its softmax after it is multiplied with `factor`.
+pub fn softmax_at<R: Real>(x: &mut [R], factor: R) {
+    simd(
+        #[inline(always)]
+        || {
+            let max = lane_max(x);
+            for v in x.iter_mut() {
+                *v = ((*v - max) * factor).exp();
+            }
+            let scale = R::ONE / lane_sum(x, |v| v);
+            for v in x.iter_mut() {
+                *v *= scale;
+            }
+        },
+    );
+}
+
 /// −log softmax(x)[target] of one row. `x` becomes scale · ∂loss/∂x = scale · (softmax − one-hot).
 pub fn cross_entropy_in_place<R: Real>(x: &mut [R], target: usize, scale: R) -> R {
     let at_target = x[target];

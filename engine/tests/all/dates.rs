@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use compress_core::format::{Format, OpenOptions, Source};
 use compress_core::progress::{Progress, Silent, Unit, Watch};
-use compress_core::recipe::{Bleu, Data, Dropout, Metric, Optimizer, References, Tokenize, Training};
+use compress_core::recipe::{Bleu, Data, Distil, Dropout, Metric, Optimizer, References, Tokenize, Training};
 use compress_core::stfile::{Spec, StFile, StWriter};
 use compress_core::tensor::Dtype;
 use compress_core::{Error, Result};
@@ -63,6 +63,7 @@ fn training(epochs: u32) -> Training {
         clip: Some(1.0),
         dropout: Dropout::Everywhere(0.1),
         patience: None,
+        distil: None,
     }
 }
 
@@ -279,6 +280,33 @@ fn dropout_by_name_and_both_optimisers_work() {
     let slow = run(Dropout::None, sgd, Some(0.9), 1e-6).epochs[0].train;
     let descent = run(Dropout::None, sgd, Some(0.9), 0.05).epochs[0].train;
     assert!(descent < slow, "{descent} {slow}");
+}
+
+/// The gradient of what a teacher says alone is zero where the model says the same, and leads a pruned model back to it.
+#[test]
+fn a_model_learns_from_another() {
+    let source = source();
+    let engine = Engine::open(&*source, &data(1)).unwrap();
+    let distil = |weight| Some(Distil { weight, temperature: 2.0, teacher: None });
+    let run = |weight: f64, masks: &dyn Masks, threads: usize| {
+        let spec = Training { distil: distil(weight), dropout: Dropout::None, warmup: 0, ..training(1) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| engine.retrain(&AsStored, masks, &spec, 7, None, false, Watch::silent()).unwrap())
+    };
+    let same = run(1.0, &AllKept, 1);
+    for (name, values) in &same.weights {
+        assert_eq!(*values, engine.stored(name).unwrap(), "{name}");
+    }
+    let pruned = run(1.0, &Thirds, 1);
+    assert_eq!(bits(&pruned.weights), bits(&run(1.0, &Thirds, 8).weights));
+    let loss = |weights: &BTreeMap<String, Vec<f32>>| {
+        engine.tally(weights, Split::Validation, Watch::silent()).unwrap().mean()
+    };
+    let mut trainer = Trainer::new(&engine, &AsStored, &training(1), 7).unwrap();
+    trainer.set_masks(&Thirds).unwrap();
+    let (before, after) = (loss(&trainer.weights()), loss(&pruned.weights));
+    assert!(after < 0.5 * before, "{before} {after}");
+    assert_ne!(bits(&pruned.weights), bits(&run(0.5, &Thirds, 1).weights));
 }
 
 /// A weight of `buckets` shared values.

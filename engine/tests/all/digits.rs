@@ -60,6 +60,7 @@ fn pruned_to_a_fifth_and_retrained_it_reads_as_well_as_the_dense_model() {
         clip: None,
         dropout: Dropout::None,
         patience: None,
+        distil: None,
     };
     let accuracy = |weights: &BTreeMap<String, Vec<f32>>| {
         engine.tally(weights, Split::Test, Watch::silent()).expect("it is evaluated").accuracy()

@@ -262,6 +262,22 @@ fn of_retraining() {
             "5: stage 2: retrain: dropout: \"a\" must be a probability from 0 to below 1, not the float -0.5",
         ),
         (
+            "retrain = { epochs = 1, distil = 1.5 }",
+            "5: stage 2: retrain: \"distil\" must be a share above 0 and at most 1, not the float 1.5",
+        ),
+        (
+            "retrain = { epochs = 1, distil = \"big.onnx\" }",
+            "5: stage 2: retrain: \"distil\" must be a share or a table with \"weight\", not the string \"big.onnx\"",
+        ),
+        (
+            "retrain = { epochs = 1, distil = { teacher = \"big.onnx\" } }",
+            "5: stage 2: retrain: distil: \"weight\" is missing: the teacher's share in the loss",
+        ),
+        (
+            "retrain = { epochs = 1, distil = { weight = 1, temperature = 0 } }",
+            "5: stage 2: retrain: distil: \"temperature\" must be above 0, not the integer 0",
+        ),
+        (
             "retrain = { epochs = 1, on_violation = \"error\" }",
             "5: stage 2: retrain: \"on_violation\" goes with \"command\" only: the engine holds the masks itself",
         ),
