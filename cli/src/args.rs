@@ -58,6 +58,9 @@ pub enum Command {
         /// Evaluate this model with the recipe's data
         #[arg(long, value_name = "FILE")]
         model: Option<PathBuf>,
+        /// Write the translations of `validation` there, a sentence a line
+        #[arg(long, value_name = "FILE")]
+        translations: Option<PathBuf>,
         #[command(flatten)]
         open: OpenArgs,
         #[command(flatten)]

@@ -24,7 +24,7 @@ use crate::args::{
     Args, Command, DecompressArgs, GeneralArgs, MaskArgs, MaskCommand, OpenArgs, PluginArgs, PluginCommand, RunArgs,
 };
 use crate::bar::Bar;
-use crate::{builtin, compare, emit};
+use crate::{builtin, compare, emit, graph};
 
 pub(crate) static CANCELLED: AtomicBool = AtomicBool::new(false);
 
@@ -48,8 +48,8 @@ pub fn dispatch(args: Args) -> Result<()> {
         Some(Command::Run(args)) => run(&args),
         Some(Command::Check { recipe, plugins, open }) => check(&recipe, &plugins, &open),
         Some(Command::Inspect { model, json, open, general }) => inspect(&model, json, &open, &general),
-        Some(Command::Evaluate { recipe, model, open, general }) => {
-            evaluate(&recipe, model.as_deref(), &open, &general)
+        Some(Command::Evaluate { recipe, model, translations, open, general }) => {
+            evaluate(&recipe, model.as_deref(), translations.as_deref(), &open, &general)
         }
         Some(Command::Decompress(args)) => decompress(&args),
         Some(Command::Compare(args)) => compare::compare(&args),
@@ -73,7 +73,7 @@ fn run(args: &RunArgs) -> Result<()> {
     let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };
     let plan = Plan::new(&setup, &recipe, true)?;
     if let Some(report) = &args.report {
-        plan.check_report(report)?;
+        plan.check_report("--report", report)?;
     }
     let options = RunOptions {
         dry_run: args.dry_run,
@@ -115,7 +115,13 @@ fn inspect(paths: &[PathBuf], json: bool, open: &OpenArgs, general: &GeneralArgs
 }
 
 /// The metrics that the recipe's evaluate stages name; without one all that its [data] allows.
-fn evaluate(path: &Path, model: Option<&Path>, open: &OpenArgs, general: &GeneralArgs) -> Result<()> {
+fn evaluate(
+    path: &Path,
+    model: Option<&Path>,
+    translations: Option<&Path>,
+    open: &OpenArgs,
+    general: &GeneralArgs,
+) -> Result<()> {
     let mut recipe = load(path)?;
     if let Some(model) = model {
         recipe.model = ModelPaths::One(model.to_path_buf());
@@ -138,6 +144,11 @@ fn evaluate(path: &Path, model: Option<&Path>, open: &OpenArgs, general: &Genera
     let bar = progress(general);
     let watch = Watch { progress: bar.as_ref(), cancelled: &CANCELLED };
     let plan = Plan::new(&setup, &recipe, false)?;
+    if let Some(file) = translations {
+        plan.check_report("--translations", file)?;
+        let lines = graph::translations(&plan.model, &recipe, watch).inspect_err(|_| bar.end())?;
+        drive::write_report(file, &lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+    }
     let found = drive::evaluate(&plan, &metrics, watch).inspect_err(|_| bar.end())?;
     emit(&report::render_metrics(&found))
 }

@@ -10,7 +10,7 @@ use compress_core::class::resolve::ClassMap;
 use compress_core::compare::answer::{metric_name, number};
 use compress_core::compare::cost::{self, Rates};
 use compress_core::compare::schedule::{Failure, Schedule};
-use compress_core::compare::{Comparison, Group, Placed, Results, report};
+use compress_core::compare::{Comparison, Group, Kind, Placed, Results, report};
 use compress_core::drive::write_report;
 use compress_core::error::{Error, Result};
 use compress_core::evidence::EvidenceFile;
@@ -117,7 +117,13 @@ impl Work<'_> {
         if self.args.force {
             cells.iter().try_for_each(|c| c.place.clear())?;
         }
-        let missing: Vec<&Placed> = cells.iter().filter(|c| c.place.read().is_none()).collect();
+        let mut missing: Vec<&Placed> = cells.iter().filter(|c| c.place.read().is_none()).collect();
+        // The question first: a study that is broken off has the candidates, and what they are held against.
+        missing.sort_by_key(|c| match c.kind {
+            Kind::Dense => 0,
+            Kind::Candidate => 1,
+            _ => 2,
+        });
         for cell in &missing {
             self.prepare(cell)?;
         }

@@ -128,6 +128,33 @@ fn optimal_brain_surgeon_takes_magnitudes_counts_and_loses_less() {
     assert_eq!(total(&by_obd), total(&measured));
 }
 
+/// The evidence file as bytes by name.
+fn evidence(folder: &Folder) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let file = std::fs::read(folder.path("e.safetensors")).unwrap();
+    st::read(&file).into_iter().map(|(name, (_, _, bytes))| (name, bytes)).collect()
+}
+
+/// Each kind with examples of its own: what was measured first stays, and a method finds both.
+#[test]
+fn measure_stages_that_follow_each_other_write_one_file() {
+    let folder = Folder::new();
+    let rows = "[[stage]]\nmeasure = [\"row_count\"]\noptions = { examples = 400, batch = 50 }\n";
+    let obs = "[[stage]]\nmethod = \"obs\"\namount = \"50%\"\n";
+    run(&folder, "onnx", "\"gram\", \"row_count\"", obs);
+    let once = evidence(&folder);
+    run(&folder, "onnx", "\"gram\"", &format!("{rows}{obs}"));
+    let joined = evidence(&folder);
+    assert_eq!(once.keys().collect::<Vec<_>>(), joined.keys().collect::<Vec<_>>());
+    for (name, values) in &once {
+        assert_eq!(*values == joined[name], name.ends_with(".gram"), "{name}");
+    }
+    // A pruning between them makes the first one stale.
+    let between = "[[stage]]\nmethod = \"random\"\namount = 1\n";
+    let obd = "[[stage]]\nmethod = \"obd\"\namount = \"50%\"\n";
+    let apart = recipe("onnx", "\"hessian_diag\"", &format!("{between}{rows}{obd}"));
+    folder.recipe(&apart, &["--force"]).refused(2, &["\"obd\" needs evidence", "hessian_diag"]);
+}
+
 #[test]
 fn data_aware_factors_lose_less_on_the_data() {
     let folder = Folder::new();

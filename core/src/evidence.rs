@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use compress_sdk::EvidenceKind;
 
 use crate::error::{Error, Result, did_you_mean};
-use crate::stfile::StFile;
+use crate::stfile::{Entry, Spec, StFile, StWriter};
 use crate::tensor::{Dtype, TensorInfo};
 
 mod gather;
@@ -20,6 +20,27 @@ pub struct EvidenceFile {
     index: BTreeMap<(String, EvidenceKind), usize>,
     /// Of `fisher_diag` and `hessian_diag`, once asked for.
     means: [OnceLock<f64>; 2],
+}
+
+/// Adds the tensors of the evidence file `other` to those of `path`: of one name `other`'s stays. What was measured with
+/// (`__metadata__`) is told of the first file.
+pub fn join(path: &Path, other: &Path) -> Result<()> {
+    let (old, new) = (StFile::open(path)?, StFile::open(other)?);
+    let kept = old.entries().iter().filter(|e| new.entry(&e.name).is_none()).map(|e| (&old, e));
+    let mut all: Vec<_> = kept.chain(new.entries().iter().map(|e| (&new, e))).collect();
+    all.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+    let spec = |e: &Entry| Spec { name: e.name.clone(), dtype: e.dtype.clone(), shape: e.shape.clone() };
+    let specs: Vec<Spec> = all.iter().map(|(_, e)| spec(e)).collect();
+    let writer = StWriter::create(path, &specs, old.metadata())?;
+    let mut buffer = vec![0; 4 * READ];
+    for (i, (file, entry)) in all.into_iter().enumerate() {
+        for first in (0..entry.bytes()).step_by(buffer.len()) {
+            let part = (buffer.len() as u64).min(entry.bytes() - first) as usize;
+            file.read_at(entry, first, &mut buffer[..part])?;
+            writer.write_at(i, first, &buffer[..part])?;
+        }
+    }
+    writer.finish()?.persist(path)
 }
 
 /// Numbers that are read at once.

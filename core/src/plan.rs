@@ -294,11 +294,9 @@ impl<'a> Plan<'a> {
                 None => Ok(None),
             };
         };
-        let measured = self.stages.iter().rev().find_map(|s| match &s.stage.kind {
-            StageKind::Measure(measure) => Some((s.stage, &measure.kinds)),
-            _ => None,
-        });
-        if let Some((at, measured)) = measured {
+        if let Some(last) = self.stages.iter().rev().find(|s| matches!(s.stage.kind, StageKind::Measure(_))) {
+            let at = last.stage;
+            let measured = measured_up_to(self.stages.iter().map(|s| s.stage), at.number);
             return match card.lacks(options, |kind| measured.contains(&kind)) {
                 Some(kinds) => Err(Error::usage(format!(
                     "\"{}\" needs evidence {kinds}, which {at} does not measure ({})",
@@ -350,6 +348,20 @@ impl<'a> Plan<'a> {
         let this = |s: &&Planned<'_>| matches!(&s.stage.kind, StageKind::Method(m) if std::ptr::eq(m, stage));
         self.stages.iter().take_while(|s| !this(s)).any(|s| matches!(s.stage.kind, StageKind::Measure(_)))
     }
+}
+
+/// What the measure stages that follow each other up to stage `number` write: one file, as long as nothing but evaluations
+/// stands between them.
+pub(crate) fn measured_up_to<'s>(stages: impl Iterator<Item = &'s Stage>, number: usize) -> Vec<EvidenceKind> {
+    let mut kinds = Vec::new();
+    for stage in stages.take_while(|s| s.number <= number) {
+        match &stage.kind {
+            StageKind::Measure(measure) => kinds.extend(&measure.kinds),
+            StageKind::Evaluate(_) => {}
+            _ => kinds.clear(),
+        }
+    }
+    kinds
 }
 
 /// The stage that measures the kinds that [`crate::registry::MethodCard::lacks`] names.
@@ -415,6 +427,7 @@ fn inputs<'a>(recipe: &'a Recipe, model: &'a Model) -> Vec<&'a Path> {
     if let Some(data) = &recipe.data {
         inputs.extend(data.files());
     }
+    inputs.extend(recipe.teachers());
     inputs
 }
 
@@ -489,22 +502,22 @@ fn apart(key: &str, path: &Path, other_key: &str, other: &Path) -> Result<()> {
 
 impl Plan<'_> {
     /// Refuses a place for the report where it would cost an input, the output or the masks.
-    pub fn check_report(&self, report: &Path) -> Result<()> {
+    pub fn check_report(&self, option: &str, report: &Path) -> Result<()> {
         let recipe = self.recipe;
-        refuse_if_input(report, inputs(recipe, &self.model)).map_err(|e| e.at("--report"))?;
+        refuse_if_input(report, inputs(recipe, &self.model)).map_err(|e| e.at(option))?;
         for (key, path) in
             [("\"output\"", &recipe.output), ("\"mask\"", &recipe.mask), ("\"evidence\"", &recipe.evidence)]
         {
             if let Some(path) = path {
-                apart("--report", report, key, path)?;
+                apart(option, report, key, path)?;
             }
         }
         let folder = crate::files::folder_of(report);
         if !folder.is_dir() {
-            return Err(Error::usage(format!("--report: the folder \"{}\" does not exist", folder.display())));
+            return Err(Error::usage(format!("{option}: the folder \"{}\" does not exist", folder.display())));
         }
         if report.is_dir() {
-            return Err(Error::usage(format!("--report: \"{}\" is a folder: name a file", report.display())));
+            return Err(Error::usage(format!("{option}: \"{}\" is a folder: name a file", report.display())));
         }
         Ok(())
     }

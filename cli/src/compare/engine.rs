@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use compress_core::compare::cost::Rates;
 use compress_core::compare::{Comparison, Quality, machine};
-use compress_core::error::Result;
+use compress_core::error::{Error, Result};
 use compress_core::model::Model;
 use compress_core::plan::Setup;
 use compress_core::progress::Watch;
@@ -108,9 +108,12 @@ pub fn row_counts(model: &Model, recipe: &Recipe, output: &Path, watch: Watch<'_
     let path = output.join("cells/row-counts.safetensors");
     let engine = graph::open(model, recipe)?;
     let options = MeasureOptions { examples: COUNTED, batch: BATCH as u64, seed: 1 };
-    // A model without embeddings has nothing to count.
-    let counted = engine.measure(&AsStored, &[EvidenceKind::RowCount], options, &path, watch);
-    Ok(counted.ok().map(|()| path))
+    match engine.measure(&AsStored, &[EvidenceKind::RowCount], options, &path, watch) {
+        Ok(()) => Ok(Some(path)),
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        // A model without embeddings has nothing to count.
+        Err(_) => Ok(None),
+    }
 }
 
 /// Opens a model's engine for timing; `None` where nothing can run it.

@@ -12,8 +12,7 @@ use crate::convert::{from_f32, zero_where};
 use crate::encode::ValueCoding;
 use crate::engine::{Job, Trained};
 use crate::error::{Error, Result};
-use crate::external;
-use crate::plan::{Plan, Work};
+use crate::plan::{Plan, Work, measured_up_to};
 use crate::progress::Watch;
 use crate::recipe::{Evaluate, Initialise, Metric, Retrain, Stage, StageKind};
 use crate::report::{Metrics, StageReport, Untouched};
@@ -21,6 +20,7 @@ use crate::state::{Finished, State};
 use crate::stfile::{Spec, StFile, StWriter};
 use crate::tensor::TensorId;
 use crate::weights::{Base, TensorState, Terms, Weights, terms};
+use crate::{evidence, external};
 
 /// Steps of one stage are kept as stage · STEPS + step.
 const STEPS: usize = 100_000;
@@ -99,7 +99,15 @@ impl Run<'_> {
                 let folder = self.folder(stage, 0)?;
                 let path =
                     self.plan.recipe.evidence.as_deref().ok_or_else(|| Error::usage("\"evidence\" is missing"))?;
-                self.plan.engine()?.measure(&self.job(stage, &held, &folder), measure, path)?;
+                let job = self.job(stage, &held, &folder);
+                let stages = self.plan.stages.iter().map(|p| p.stage);
+                if measured_up_to(stages, stage.number - 1).is_empty() {
+                    self.plan.engine()?.measure(&job, measure, path)?;
+                } else {
+                    let own = folder.join("evidence.safetensors");
+                    self.plan.engine()?.measure(&job, measure, &own)?;
+                    evidence::join(path, &own)?;
+                }
                 self.report.evidence = Some(path.display().to_string());
             }
             StageKind::Reinitialise(initialise) => {
