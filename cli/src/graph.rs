@@ -10,7 +10,7 @@ use compress_core::format::OpenOptions;
 use compress_core::model::Model;
 use compress_core::parameters::Way;
 use compress_core::progress::Watch;
-use compress_core::recipe::{Evaluate, MeasureStage, Metric, Recipe, Retrain, Stage, StageKind, Training};
+use compress_core::recipe::{Evaluate, MeasureStage, Metric, Recipe, Stage, StageKind, Training};
 use compress_core::report::Metrics;
 use compress_core::state::CHECKPOINT;
 use compress_core::stfile::{Spec, StWriter};
@@ -39,26 +39,18 @@ pub fn open<'m>(model: &'m Model, recipe: &Recipe) -> Result<run::Engine<'m>> {
 
 /// The translations of the recipe's validation data, a sentence an example.
 pub fn translations(model: &Model, recipe: &Recipe, watch: Watch<'_>) -> Result<Vec<String>> {
-    let engine = open(model, recipe)?;
-    if recipe.data.as_ref().is_none_or(|d| d.validation.is_none()) {
-        return Err(Error::usage("--translations needs \"validation\" in [data]"));
-    }
-    engine.translations(&run::AsStored, run::Split::Validation, watch)
+    open(model, recipe)?.translations(&run::AsStored, run::Split::Validation, watch)
 }
 
 impl Engine for Graphs {
     fn check(&self, model: &Model, recipe: &Recipe, stage: &Stage) -> Result<()> {
         let engine = open(model, recipe)?;
-        let training = match &stage.kind {
+        match &stage.kind {
             StageKind::Evaluate(Evaluate::Metrics(metrics)) => return engine.check_metrics(metrics),
             StageKind::Measure(_) => return engine.need_target(),
-            StageKind::Retrain(Retrain::Engine(training)) => training,
-            StageKind::Method(method) => match &method.retrain {
-                Some(Retrain::Engine(training)) => training,
-                _ => return Ok(()),
-            },
-            _ => return Ok(()),
-        };
+            _ => {}
+        }
+        let Some(training) = stage.training() else { return Ok(()) };
         let mut trainer = Trainer::new(&engine, &run::AsStored, training, recipe.seed_of(stage))?;
         learn(&mut trainer, training, recipe)
     }

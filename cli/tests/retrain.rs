@@ -325,7 +325,7 @@ fn a_model_without_a_graph_is_sent_elsewhere() {
     fails(temp.path(), &["st.toml"], 2, "command =");
 }
 
-/// A teacher with a file of its own: a clear error where it cannot answer, and another run where its bytes are others.
+/// A teacher with a file of its own: a clear error where it cannot answer, and the model itself where it is a copy of that.
 #[test]
 fn a_teacher_is_checked_before_anything_runs() {
     let temp = tempfile::tempdir().expect("a temporary folder");

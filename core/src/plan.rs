@@ -501,7 +501,7 @@ fn apart(key: &str, path: &Path, other_key: &str, other: &Path) -> Result<()> {
 }
 
 impl Plan<'_> {
-    /// Refuses a place for the report where it would cost an input, the output or the masks.
+    /// Refuses a place for what `option` has written beside the model (a report, translations) where it would cost an input, the output or the masks.
     pub fn check_report(&self, option: &str, report: &Path) -> Result<()> {
         let recipe = self.recipe;
         refuse_if_input(report, inputs(recipe, &self.model)).map_err(|e| e.at(option))?;

@@ -134,13 +134,15 @@ impl Recipe {
 
     /// The files of models that a retraining learns from.
     pub fn teachers(&self) -> impl Iterator<Item = &Path> {
-        self.stages.iter().filter_map(|stage| match &stage.kind {
-            StageKind::Retrain(Retrain::Engine(training)) => training.distil.as_ref()?.teacher.as_deref(),
-            StageKind::Method(MethodStage { retrain: Some(Retrain::Engine(training)), .. }) => {
-                training.distil.as_ref()?.teacher.as_deref()
-            }
-            _ => None,
-        })
+        self.stages.iter().filter_map(|stage| stage.training()?.distil.as_ref()?.teacher.as_deref())
+    }
+
+    /// The files that its result depends on, beside the model's: data, masks, teachers, and evidence that no stage writes.
+    pub fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let measures = self.stages.iter().any(|s| matches!(s.kind, StageKind::Measure(_)));
+        let evidence = self.evidence.as_deref().filter(|path| !measures && path.exists());
+        let data = self.data.iter().flat_map(Data::files);
+        data.chain(self.from.as_deref()).chain(self.teachers()).chain(evidence)
     }
 
     /// The seed of a stage: its own, or else the recipe's.

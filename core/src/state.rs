@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::hash;
 use crate::plan::Plan;
 use crate::progress::Watch;
-use crate::recipe::StageKind;
 
 /// The state of a run.
 pub struct State {
@@ -136,13 +135,7 @@ fn key(plan: &Plan<'_>, watch: Watch<'_>) -> Result<BTreeMap<String, String>> {
         ("the recipe".to_string(), plan.recipe.portable_text()?),
         ("the version of compress".to_string(), env!("CARGO_PKG_VERSION").to_string()),
     ]);
-    let data = plan.recipe.data.iter().flat_map(|d| d.files());
-    let from = plan.recipe.from.as_deref();
-    // Evidence that no stage of the recipe writes is an input.
-    let measures = plan.recipe.stages.iter().any(|s| matches!(s.kind, StageKind::Measure(_)));
-    let evidence = plan.recipe.evidence.as_deref().filter(|path| !measures && path.exists());
-    let files = plan.model.files().map(|f| f.path.as_path());
-    for path in files.chain(data).chain(from).chain(evidence).chain(plan.recipe.teachers()) {
+    for path in plan.model.files().map(|f| f.path.as_path()).chain(plan.recipe.inputs()) {
         key.insert(format!("\"{}\"", path.display()), hash::file_sha256(path, watch)?);
     }
     Ok(key)

@@ -235,11 +235,7 @@ impl Files {
     /// The key of a cell: a hash of the version, the recipe, and every file that it reads.
     fn key(&mut self, recipe: &Recipe, plan: &Plan<'_>, libraries: &[PathBuf], watch: Watch<'_>) -> Result<String> {
         let mut paths: Vec<PathBuf> = plan.model.files().map(|f| f.path.clone()).collect();
-        paths.extend(recipe.data.iter().flat_map(|d| d.files()).map(Path::to_path_buf));
-        paths.extend(recipe.from.clone());
-        paths.extend(recipe.teachers().map(Path::to_path_buf));
-        let measures = recipe.stages.iter().any(|s| matches!(s.kind, StageKind::Measure(_)));
-        paths.extend(recipe.evidence.clone().filter(|path| !measures && path.exists()));
+        paths.extend(recipe.inputs().map(Path::to_path_buf));
         paths.extend(recipe.plugins.libraries.iter().chain(libraries).cloned());
         paths.extend(commands(recipe).into_iter().map(|w| recipe.folder().join(w)).filter(|p| p.is_file()));
         let mut hasher = Sha256::new();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use compress_sdk::card::EvidenceKind;
 
-use super::training::{Command, Retrain, Schedule};
+use super::training::{Command, Retrain, Schedule, Training};
 use crate::amount::Amount;
 use crate::glob;
 
@@ -39,6 +39,15 @@ pub enum StageKind {
 }
 
 impl Stage {
+    /// How the engine trains in it, by itself or after a method.
+    pub fn training(&self) -> Option<&Training> {
+        match &self.kind {
+            StageKind::Retrain(Retrain::Engine(training))
+            | StageKind::Method(MethodStage { retrain: Some(Retrain::Engine(training)), .. }) => Some(training),
+            _ => None,
+        }
+    }
+
     /// The kind under its name in recipe and report.
     pub fn kind_name(&self) -> &'static str {
         match &self.kind {

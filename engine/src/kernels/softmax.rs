@@ -6,19 +6,8 @@ use crate::real::Real;
 /// Rows of `n`: y = e^(x − max) / Σ. A row of −∞ gives NaN, as in every runtime.
 pub fn softmax<R: Real>(x: &[R], y: &mut [R], n: usize) {
     for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
-        simd(
-            #[inline(always)]
-            || {
-                let max = lane_max(x);
-                for (o, v) in y.iter_mut().zip(x) {
-                    *o = (*v - max).exp();
-                }
-                let scale = R::ONE / lane_sum(y, |v| v);
-                for o in y.iter_mut() {
-                    *o *= scale;
-                }
-            },
-        );
+        y.copy_from_slice(x);
+        softmax_at(y, R::ONE);
     }
 }
 
