@@ -22,6 +22,7 @@ pub mod hash;
 pub mod inspect;
 pub mod mask;
 pub mod model;
+pub mod ordered;
 pub mod output;
 pub mod packing;
 pub mod parameters;

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::class::Order;
 use crate::error::Result;
+use crate::ordered::try_map;
 use crate::population::cut_blocks;
 use crate::prune::{PartCount, Pruning};
 use crate::recipe::Pattern;
@@ -40,43 +41,39 @@ pub fn n_of_m(
         at += place.len().div_ceil(8);
     }
     let scratch = Arc::new(Scratch::beside(job.output)?);
-    let counts: Result<Vec<(u64, u64)>> = places
-        .par_iter()
-        .zip(parts)
-        .map(|(place, part)| {
-            let order = job.map.parts[*part].spec.order;
-            let start = starts[&(place.tensor, place.offset)];
-            // Panels of whole runs of m, and of whole bytes of bits.
-            let (unit, run) = match order {
-                Order::RowMajor => (place.cols.max(1), place.cols),
-                Order::ColumnMajor => (place.rows.max(1) * u64::from(m), place.cols),
+    let counts = try_map(places.par_iter().zip(parts), |(place, part)| {
+        let order = job.map.parts[*part].spec.order;
+        let start = starts[&(place.tensor, place.offset)];
+        // Panels of whole runs of m, and of whole bytes of bits.
+        let (unit, run) = match order {
+            Order::RowMajor => (place.cols.max(1), place.cols),
+            Order::ColumnMajor => (place.rows.max(1) * u64::from(m), place.cols),
+        };
+        let panel = unit * 8 * ((1 << 18) / (unit * 8)).max(1);
+        let (mut before, mut pruned) = (0, 0);
+        let mut first = 0;
+        while first < place.len() {
+            let count = panel.min(place.len() - first);
+            let mut found = Vec::with_capacity(count as usize);
+            job.weights.visit_keys(keys, place, first, count, &mut |_, k| found.extend_from_slice(k))?;
+            before += found.iter().filter(|k| **k == 0).count() as u64;
+            let mut bits = vec![0u8; (count as usize).div_ceil(8)];
+            let stride = match order {
+                Order::RowMajor => 1,
+                Order::ColumnMajor => place.rows as usize,
             };
-            let panel = unit * 8 * ((1 << 18) / (unit * 8)).max(1);
-            let (mut before, mut pruned) = (0, 0);
-            let mut first = 0;
-            while first < place.len() {
-                let count = panel.min(place.len() - first);
-                let mut found = Vec::with_capacity(count as usize);
-                job.weights.visit_keys(keys, place, first, count, &mut |_, k| found.extend_from_slice(k))?;
-                before += found.iter().filter(|k| **k == 0).count() as u64;
-                let mut bits = vec![0u8; (count as usize).div_ceil(8)];
-                let stride = match order {
-                    Order::RowMajor => 1,
-                    Order::ColumnMajor => place.rows as usize,
-                };
-                let kept = keep_n_of_m(&found, order, place, run as usize, stride, n as usize, m as usize);
-                for (i, keep) in kept.iter().enumerate() {
-                    bits[i / 8] |= u8::from(*keep) << (i % 8);
-                    pruned += u64::from(!keep);
-                }
-                scratch.write_at(&bits, start + first / 8)?;
-                job.watch.tick(count)?;
-                first += count;
+            let kept = keep_n_of_m(&found, order, place, run as usize, stride, n as usize, m as usize);
+            for (i, keep) in kept.iter().enumerate() {
+                bits[i / 8] |= u8::from(*keep) << (i % 8);
+                pruned += u64::from(!keep);
             }
-            Ok((before, pruned))
-        })
-        .collect();
-    let counts = counts?;
+            scratch.write_at(&bits, start + first / 8)?;
+            job.watch.tick(count)?;
+            first += count;
+        }
+        Ok((before, pruned))
+    })?;
+    let counts = counts;
     let file: Arc<dyn Keys> = Arc::new(BitKeys { scratch, starts });
     let cut = KeyCut { below: STAYS, upto: STAYS, last: 0 };
     let mut masks = Masks { rules: Vec::new(), parts: Vec::new() };
@@ -244,9 +241,7 @@ pub fn groups(
         .zip(parts)
         .map(|(place, part)| Grid::new(job.stage.pattern, place, job.map.parts[*part].spec.order))
         .collect();
-    let found: Result<Vec<Vec<Group>>> =
-        places.par_iter().zip(&grids).map(|(place, grid)| sum_groups(job, keys, place, grid)).collect();
-    let found = found?;
+    let found = try_map(places.par_iter().zip(&grids), |(place, grid)| sum_groups(job, keys, place, grid))?;
     let mut order: Vec<(u64, u32, u32)> = Vec::new();
     for (index, (groups, norm)) in found.iter().zip(norms).enumerate() {
         for (g, group) in groups.iter().enumerate() {

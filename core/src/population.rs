@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use crate::amount::{Amount, Quantity};
 use crate::class::resolve::ClassMap;
 use crate::convert::CHUNK_ELEMENTS;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::ordered::try_map;
 use crate::progress::Watch;
 use crate::recipe::{Amounts, Scheme};
 use crate::select::{KeyBlock, KeyStream, Norm};
@@ -292,15 +291,12 @@ fn moments(
 ) -> Result<Vec<Moments>> {
     let work: Vec<(usize, u64, u64)> =
         places.iter().enumerate().flat_map(|(i, p)| cut_blocks(p.len()).map(move |(s, l)| (i, s, l))).collect();
-    let found: Result<Vec<Moments>> = work
-        .par_iter()
-        .map(|(i, start, len)| {
-            watch.tick(*len)?;
-            block(&places[*i], *start, *len)
-        })
-        .collect();
+    let found = try_map(&work, |(i, start, len)| {
+        watch.tick(*len)?;
+        block(&places[*i], *start, *len)
+    })?;
     let mut by_class = std::collections::BTreeMap::<Arc<str>, Moments>::new();
-    for ((i, _, _), m) in work.iter().zip(found?) {
+    for ((i, _, _), m) in work.iter().zip(found) {
         let total = by_class.entry(places[*i].class.clone()).or_default();
         *total = total.merge(m);
     }

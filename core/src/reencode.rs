@@ -8,13 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use compress_sdk::{Encoded, Encoding, Evidence, EvidenceKind, Keep, Layout, Part};
-use rayon::prelude::*;
 
 use crate::convert::{from_f32, to_f32};
 use crate::encode::stored::{as_dense, matrix_bits, stored_order};
 use crate::error::{Error, Result};
 use crate::evidence::EvidenceFile;
 use crate::format::BLOCK_BYTES;
+use crate::ordered::try_map;
 use crate::plan::Matrix;
 use crate::progress::Watch;
 use crate::registry::Instance;
@@ -85,7 +85,7 @@ impl Reencoding<'_> {
     pub fn run(&self) -> Result<Reencoded> {
         let values = NewValues::create(self)?;
         let outcomes: Vec<(Outcome, bool)> = if self.parallel {
-            self.matrices.par_iter().map(|(m, may)| self.one(&values, m, *may)).collect::<Result<_>>()?
+            try_map(&self.matrices, |(m, may)| self.one(&values, m, *may))?
         } else {
             self.matrices.iter().map(|(m, may)| self.one(&values, m, *may)).collect::<Result<_>>()?
         };

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use compress_sdk::{Evidence, EvidenceKind, Part, Reach};
-use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::files::TempFile;
+use crate::ordered::try_map;
 use crate::prune::Pruning;
 use crate::select::keys_of;
 use crate::tensor::TensorId;
@@ -72,7 +72,7 @@ impl Spooled {
             .iter()
             .flat_map(|place| spooled.runs(job, place).into_iter().map(move |(s, n)| (place, s, n)))
             .collect();
-        work.par_iter().try_for_each(|(place, first, count)| spooled.score_run(job, place, *first, *count))?;
+        try_map(&work, |(place, first, count)| spooled.score_run(job, place, *first, *count))?;
         Ok(spooled)
     }
 

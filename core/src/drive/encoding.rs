@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use compress_sdk::Encoding;
-use rayon::prelude::*;
 
 use super::{Run, Several};
 use crate::class::resolve::ClassMap;
@@ -13,6 +12,7 @@ use crate::encode::ValueCoding;
 use crate::encode::stored::nonzero_term;
 use crate::error::{Error, Result};
 use crate::format::BLOCK_BYTES;
+use crate::ordered::try_map;
 use crate::plan::encoding::{matrices, part_matrices};
 use crate::plan::{Choice, EncodeWork, Matrix, PruneWork};
 use crate::population::{cut_blocks, places};
@@ -196,8 +196,8 @@ impl<'p> Run<'p> {
             let info = &self.plan.model.tensors()[*tensor];
             let width = info.dtype.float_bytes().unwrap_or(4) as u64;
             let step = BLOCK_BYTES as u64 / width;
-            (0..info.elements.div_ceil(step)).into_par_iter().try_for_each(|block| {
-                let first = block * step;
+            try_map(0..info.elements.div_ceil(step) as usize, |block| {
+                let first = block as u64 * step;
                 let mut lacking = run(&source, *tensor, first, step.min(info.elements - first))?;
                 let given = run(&self.weights, *tensor, first, lacking.len() as u64)?;
                 lacking.iter_mut().zip(given).for_each(|(w, g)| *w -= g);
@@ -360,7 +360,7 @@ impl<'p> Run<'p> {
             self.watch.tick(*len)?;
             Ok(Difference::of(&was, &is))
         };
-        let each = blocks.par_iter().map(block).collect::<Result<Vec<_>>>()?;
+        let each = try_map(&blocks, block)?;
         Ok(each.iter().fold(Difference::default(), |mut sum, one| {
             sum.add(one);
             sum

@@ -2,14 +2,13 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use rayon::prelude::*;
-
 use super::codebook::{Histogram, kmeans};
 use super::coding::{Codebook, Fitted, Scales, scale_for};
 use super::outline::ValueCoding;
 use super::survey::{Dense, SURVEY_BYTES};
 use crate::convert::to_f32;
 use crate::error::{Error, Result};
+use crate::ordered::try_map_init;
 use crate::progress::Watch;
 
 /// Scales may take at most this share of the bytes of the values that they scale.
@@ -31,8 +30,8 @@ fn blocks(dense: &dyn Dense, watch: Watch<'_>, visit: impl Fn(u64, &[u8], &[f32]
     let width = dense.width();
     let total = dense.elements() * width as u64;
     let scratch = || (vec![0u8; SURVEY_BYTES], vec![0f32; SURVEY_BYTES / width]);
-    (0..total.div_ceil(SURVEY_BYTES as u64)).into_par_iter().try_for_each_init(scratch, |(bytes, values), i| {
-        let offset = i * SURVEY_BYTES as u64;
+    let done = try_map_init(0..total.div_ceil(SURVEY_BYTES as u64) as usize, scratch, |(bytes, values), i| {
+        let offset = (i * SURVEY_BYTES) as u64;
         let n = (total - offset).min(SURVEY_BYTES as u64) as usize;
         let (bytes, values) = (&mut bytes[..n], &mut values[..n / width]);
         dense.read(offset, bytes)?;
@@ -48,7 +47,8 @@ fn blocks(dense: &dyn Dense, watch: Watch<'_>, visit: impl Fn(u64, &[u8], &[f32]
             )));
         }
         visit(first, bytes, values)
-    })
+    });
+    done.map(drop)
 }
 
 /// The greatest magnitude of each row and of each column; then the axis with fewer scales for sparse layouts, rows for

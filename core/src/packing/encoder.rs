@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::seen::{Change, Seen, Stats};
 use super::{Coding, Decided, Packer};
 use crate::class::resolve::ClassMap;
@@ -13,6 +11,7 @@ use crate::encode::survey::{Dense, Survey};
 use crate::encode::{Fitted, PackedLayout, Pieces, ValueCoding, terms};
 use crate::error::Result;
 use crate::format::BLOCK_BYTES;
+use crate::ordered::try_map;
 use crate::population::BLOCK_WEIGHTS;
 use crate::progress::{Silent, Unit, Watch};
 use crate::recipe::{EncodeLayout, EncodeStage, EncodeValues};
@@ -33,7 +32,7 @@ pub struct Encoder<'a> {
     pub watch: Watch<'a>,
 }
 
-/// Bytes by which names and operators of a mask might exceed those of deltas.
+/// Bytes by which names and operators of a mask might exceed those of another sparse layout.
 const MASK_MARGIN: u64 = 1 << 13;
 
 /// A tensor after the stage.
@@ -87,7 +86,7 @@ impl Encoder<'_> {
         let done = match stage.values {
             // One histogram at a time: it is large.
             EncodeValues::Codebook(_) => tensors.iter().map(one).collect::<Result<Vec<_>>>(),
-            _ => tensors.par_iter().map(one).collect::<Result<Vec<_>>>(),
+            _ => try_map(tensors, one),
         };
         self.watch.progress.end();
         done
@@ -225,7 +224,7 @@ impl Encoder<'_> {
     }
 
     /// The counts that pruning has left, where they say enough: of a tensor that keeps so much that a mask is certainly
-    /// smaller than deltas of a byte each.
+    /// smaller than deltas of a byte each and a Rice code, which takes at least two bits a gap.
     fn counted(&self, id: TensorId, fitted: &Fitted) -> Option<(Survey, Vec<Stats>)> {
         let info = &self.weights.model.tensors()[id];
         let width = info.dtype.float_bytes().filter(|width| matches!(width, 2 | 4))?;
@@ -238,7 +237,7 @@ impl Encoder<'_> {
         let gone = pruned.chunks((block / BLOCK_WEIGHTS) as usize).map(|run| run.iter().sum::<u64>());
         let survey = Survey::of_kept(block, starts.zip(gone).map(|(at, gone)| block.min(info.elements - at) - gone));
         let zeros = info.elements - survey.kept();
-        let certain = survey.kept() * 8 >= info.elements + 8 * MASK_MARGIN;
+        let certain = survey.kept() * 2 >= info.elements + 8 * MASK_MARGIN;
         certain.then(|| (survey, vec![Stats { zeros, ..Stats::default() }]))
     }
 

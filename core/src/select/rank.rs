@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::key::{Cut, Norm, count_below};
 use crate::error::{Error, Result};
+use crate::ordered::try_map;
 use crate::simd::scan;
 
 /// A block of a population: weights that lie side by side in one part.
@@ -168,16 +167,13 @@ impl Sample {
             }
             seen = end;
         }
-        let orders: Result<Vec<Vec<u64>>> = places
-            .into_par_iter()
-            .map(|(index, range)| {
-                let norm = stream.blocks()[index].norm;
-                let mut orders = Vec::with_capacity(range.len());
-                stream.visit(index, range, &mut |_, keys| orders.extend(keys.iter().map(|k| norm.order(*k))))?;
-                Ok(orders)
-            })
-            .collect();
-        Ok(Sample::of(orders?.concat(), target, total))
+        let orders = try_map(places, |(index, range)| {
+            let norm = stream.blocks()[index].norm;
+            let mut orders = Vec::with_capacity(range.len());
+            stream.visit(index, range, &mut |_, keys| orders.extend(keys.iter().map(|k| norm.order(*k))))?;
+            Ok(orders)
+        })?;
+        Ok(Sample::of(orders.concat(), target, total))
     }
 
     /// Sampled runs are neighbours and so alike: the spread is taken wider than that of independent draws.
@@ -231,18 +227,14 @@ type TieCounts = (u64, Vec<(u64, u64)>);
 impl Ties {
     fn run(stream: &dyn KeyStream, target: u64, orders: &[u64]) -> Result<Option<Selected>> {
         let blocks = stream.blocks();
-        let found: Result<Vec<TieCounts>> = (0..blocks.len())
-            .into_par_iter()
-            .map(|index| {
-                let norm = blocks[index].norm;
-                let cuts = orders.iter().map(|o| Cut { order: *o, last: 0 }.for_norm(norm));
-                let bounds: Vec<u32> = [1].into_iter().chain(cuts.flat_map(|c| [c.below, c.upto])).collect();
-                let counts = stream.count_below(index, &bounds)?;
-                stream.tick(blocks[index].len)?;
-                Ok((counts[0], counts[1..].chunks(2).map(|c| (c[0], c[1] - c[0])).collect()))
-            })
-            .collect();
-        let found = found?;
+        let found: Vec<TieCounts> = try_map(0..blocks.len(), |index| {
+            let norm = blocks[index].norm;
+            let cuts = orders.iter().map(|o| Cut { order: *o, last: 0 }.for_norm(norm));
+            let bounds: Vec<u32> = [1].into_iter().chain(cuts.flat_map(|c| [c.below, c.upto])).collect();
+            let counts = stream.count_below(index, &bounds)?;
+            stream.tick(blocks[index].len)?;
+            Ok((counts[0], counts[1..].chunks(2).map(|c| (c[0], c[1] - c[0])).collect()))
+        })?;
         if found.iter().map(|(zeros, _)| zeros).sum::<u64>() >= target {
             return Ok(None);
         }
@@ -317,29 +309,26 @@ impl Pass {
         // Each of a fixed number of slices has its own histogram: integer sums do not depend on who adds them.
         let slices = rayon::current_num_threads().clamp(1, 16);
         let count = stream.blocks().len();
-        let parts: Result<Vec<(Vec<BlockCount>, Vec<u64>)>> = (0..slices)
-            .into_par_iter()
-            .map(|slice| {
-                let mut hist = vec![0u64; bins];
-                let mut counts = Vec::new();
-                for index in (count * slice / slices)..(count * (slice + 1) / slices) {
-                    let block = stream.blocks()[index];
-                    let scan = Scan::new(block.norm, low, high, guess, shift);
-                    let room = limits.collect.max(limits.small);
-                    let over = collected.load(std::sync::atomic::Ordering::Relaxed) > room;
-                    let mut found = BlockCount::default();
-                    stream.visit(index, 0..block.len, &mut |start, keys| {
-                        scan.run(start, keys, &mut found, collect && !over, &mut hist);
-                    })?;
-                    collected.fetch_add(found.items.len() as u64, std::sync::atomic::Ordering::Relaxed);
-                    stream.tick(block.len)?;
-                    counts.push(found);
-                }
-                Ok((counts, hist))
-            })
-            .collect();
+        let parts = try_map(0..slices, |slice| {
+            let mut hist = vec![0u64; bins];
+            let mut counts = Vec::new();
+            for index in (count * slice / slices)..(count * (slice + 1) / slices) {
+                let block = stream.blocks()[index];
+                let scan = Scan::new(block.norm, low, high, guess, shift);
+                let room = limits.collect.max(limits.small);
+                let over = collected.load(std::sync::atomic::Ordering::Relaxed) > room;
+                let mut found = BlockCount::default();
+                stream.visit(index, 0..block.len, &mut |start, keys| {
+                    scan.run(start, keys, &mut found, collect && !over, &mut hist);
+                })?;
+                collected.fetch_add(found.items.len() as u64, std::sync::atomic::Ordering::Relaxed);
+                stream.tick(block.len)?;
+                counts.push(found);
+            }
+            Ok((counts, hist))
+        })?;
         let mut pass = Pass { blocks: Vec::with_capacity(count), bins: vec![0; bins], shift, overflow: false };
-        for (counts, hist) in parts? {
+        for (counts, hist) in parts {
             pass.blocks.extend(counts);
             pass.bins.iter_mut().zip(hist).for_each(|(a, b)| *a += b);
         }
