@@ -11,14 +11,17 @@ TYPES |= {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOO
 PRIME = 2**31 - 1
 
 
+def fields(stream, bits, count):
+    """Numbers of some bits each, along the last axis."""
+    stream = np.unpackbits(stream, axis=-1, bitorder="little")[..., : count * bits]
+    return stream.reshape(*stream.shape[:-1], count, bits) @ (1 << np.arange(bits))
+
+
 def array(p, role, coding, count):
     """The values of an array, int8 not yet scaled."""
     if not coding.startswith("codebook:"):
         return p[role]
-    bits = int(coding[9:])
-    stream = np.unpackbits(p[role], axis=-1, bitorder="little")[..., : count * bits]
-    book = p["codebook" if role == "values" else role + "_codebook"]
-    return book[stream.reshape(*stream.shape[:-1], count, bits) @ (1 << np.arange(bits))]
+    return p["codebook" if role == "values" else role + "_codebook"][fields(p[role], int(coding[9:]), count)]
 
 
 def wide(p, role, coding, count):
@@ -38,6 +41,9 @@ def term(layout, coding, p, n, shape):
         return np.concatenate([b, -b])[t % (2 * buckets)]
     if layout == "mask":
         places = np.flatnonzero(np.unpackbits(p["mask"], count=n, bitorder="little"))
+    elif layout == "rice":
+        ones, bits = np.flatnonzero(np.unpackbits(p["unary"], bitorder="little")), p["rest"].shape[1]
+        places = ((ones + 1) << bits) - np.cumsum(fields(p["rest"].ravel(), bits, len(ones))) - 1
     else:
         places = np.cumsum(p["deltas"], dtype=np.int64) - 1 if layout == "deltas" else np.arange(n)
     values = array(p, "values", coding, len(places))

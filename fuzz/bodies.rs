@@ -39,7 +39,7 @@ pub fn packed(data: &[u8]) {
     let n: u64 = shape.iter().product::<u64>().min(1 << 24);
     let (mut terms, mut pieces) = (Vec::new(), Vec::new());
     for _ in 0..next() % 4 {
-        let layout = PackedLayout::ALL[usize::from(next() % 5)];
+        let layout = PackedLayout::ALL[usize::from(next()) % PackedLayout::ALL.len()];
         let values = match next() % 12 {
             0 | 1 => ValueCoding::Plain,
             2 => ValueCoding::F16,
@@ -118,7 +118,7 @@ fn likely(
     }
     match layout {
         PackedLayout::Dense => array(plain, vec![n], one_axis),
-        PackedLayout::Mask | PackedLayout::Deltas => array(plain, vec![count], one_axis),
+        PackedLayout::Mask | PackedLayout::Deltas | PackedLayout::Rice => array(plain, vec![count], one_axis),
         PackedLayout::Hashed => array(plain, vec![count], vec![1]),
         PackedLayout::Factored => {
             let (cols, rank) = (n / rows, count % 16);
@@ -129,6 +129,10 @@ fn likely(
     match layout {
         PackedLayout::Mask => pieces.push(PieceOutline::new("mask", u8_type(), vec![n.div_ceil(8)])),
         PackedLayout::Deltas => pieces.push(PieceOutline::new("deltas", u8_type(), vec![count])),
+        PackedLayout::Rice => {
+            pieces.push(PieceOutline::new("unary", u8_type(), vec![count.min(n).div_ceil(4)]));
+            pieces.push(PieceOutline::new("rest", u8_type(), vec![count.div_ceil(8), rows % 9]));
+        }
         PackedLayout::Hashed => pieces.push(PieceOutline::new("hash", i64_type(), vec![5])),
         _ => {}
     }

@@ -11,6 +11,7 @@
 //! | [`Dense`](PackedLayout::Dense) | `values` | element i is value i; `count` = n values |
 //! | [`Mask`](PackedLayout::Mask) | `values`, `mask` | U8 [ceil(n/8)]: bit i mod 8 (lowest first) of byte i/8 is 1 where element i is kept; spare bits are 0. `count` = number of ones; the kept elements take the values in order, all others are +0.0 |
 //! | [`Deltas`](PackedLayout::Deltas) | `values`, `deltas` | U8 [count]: entry k lies at position Σ_{j≤k} deltas[j] − 1; deltas are 1…255, so positions rise. A gap over 255 has filler entries: delta 255, value zero. Elements without an entry are +0.0. `count` = entries, fillers among them |
+//! | [`Rice`](PackedLayout::Rice) | `values`, `unary`, `rest` | Golomb–Rice code of the gaps (Golomb 1966, Rice 1979): gap k = position k − position k−1, the first from −1, is q_k·2^l − r_k with 0 ≤ r_k < 2^l. `unary` U8: q_k − 1 zeros and a one for each k, lowest bit of the lowest byte first; zeros to the end of the last byte. `rest` U8 [ceil(count/8), l], l = 1 … 8: r_k is bits k·l … k·l+l−1 of the stream. With z_k the bit of the k-th one, entry k lies at (z_k + 1)·2^l − Σ_{j≤k} r_j − 1. `count` = number of ones, no fillers; elements without an entry are +0.0 |
 //! | [`Factored`](PackedLayout::Factored) | `u`, `v` | W = U·V as [rows, cols], rows · cols = n; `u` codes U [rows, rank], `v` codes V [rank, cols], both row-major |
 //! | [`Hashed`](PackedLayout::Hashed) | `values`, `hash` | `hash` is I64 [5] = c₀ … c₃, K, see below; `count` = K buckets b (1 … 2³⁰), element i is ± a bucket |
 //!
@@ -29,7 +30,7 @@
 //!
 //! Shapes: the array of `values` is [count], of `u` [rows, rank], of `v` [rank, cols]. Packed indices of `u`
 //! and `v` begin a new byte in each row: U8 [rows, ceil(rank·b/8)] and U8 [rank, ceil(cols·b/8)].
-//! `scale` of dense, mask and deltas has the tensor's rank and is broadcast over the *tensor*, not over the values: all
+//! `scale` of dense, mask, deltas and rice has the tensor's rank and is broadcast over the *tensor*, not over the values: all
 //! dimensions are 1 (one scale), or all but one, which is the tensor's (a scale a row or a column). So value k at
 //! element i is multiplied by the scale of element i, and a decoder may first put the q's in place and then multiply the
 //! whole tensor. `scale` of hashed is [1], `u_scale` [rows, 1] or [1, 1], `v_scale` [1, cols] or [1, 1].
@@ -50,7 +51,7 @@
 //!
 //! # Sums
 //!
-//! One term of dense, mask or deltas decodes as above. Hashed and factored terms and sums of several terms are
+//! One term of dense, mask, deltas or rice decodes as above. Hashed and factored terms and sums of several terms are
 //! computed in f32 (Σ over the rank in rising order, terms in order), then rounded once to the tensor's type; another
 //! order of summation differs in the last bits. A tensor with no element has one dense term with empty values.
 

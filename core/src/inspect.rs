@@ -81,6 +81,7 @@ fn packed(model: &Model, id: usize) -> Option<String> {
             PackedLayout::Dense => "dense",
             PackedLayout::Mask => "mask",
             PackedLayout::Deltas => "deltas",
+            PackedLayout::Rice => "rice",
             PackedLayout::Factored => "factored",
             PackedLayout::Hashed => "hashed",
         }

@@ -40,7 +40,7 @@ pub struct Coding {
 
 /// A layout, and the counts that it was decided by.
 pub struct Decided {
-    /// Dense, mask or deltas.
+    /// Dense, mask, deltas or rice.
     pub layout: PackedLayout,
     /// Counts of the bytes after the coding.
     pub survey: Survey,

@@ -11,7 +11,7 @@
 //! | codebook | the entries | θ_{index k} | Σ of g over the weights of an entry (Han, Mao & Dally, ICLR 2016, § 3) |
 //! | int8 | the scales · 128 | q_k · θ_{scale of k} / 128 | Σ of q·g / 128 over the weights under a scale |
 //!
-//! and these values are, by layout: the kept weights (dense, mask, deltas: all others stay zero), buckets
+//! and these values are, by layout: the kept weights (dense, mask, deltas, rice: all others stay zero), buckets
 //! (w = ±b[h(i)]: a bucket's gradient is the signed sum over its weights; Chen et al., ICML 2015, eq. 12), or the factors
 //! of U·V (∂U = G·Vᵀ, ∂V = Uᵀ·G). An entry of a codebook that is zero stays zero. Scales are trained times 128, which makes
 //! them as large as the weights under them: one learning rate suits all.
@@ -509,6 +509,22 @@ impl Pieces<'_> {
                     if *d == u8::MAX && stored.get(k).is_some_and(|v| v.to_bits() == 0) { FILLER } else { at - 1 }
                 };
                 (Place::Kept(deltas.iter().enumerate().map(next).collect()), deltas.len())
+            }
+            PackedLayout::Rice => {
+                let ((_, unary), (rest, rests)) = (self.need("unary")?, self.need("rest")?);
+                let bits = rest.shape[1];
+                let (mut at, mut since) = (0u32, 0u32);
+                let mut kept = Vec::new();
+                for bit in 0..unary.len() * 8 {
+                    since += 1;
+                    if unary[bit / 8] >> (bit % 8) & 1 == 1 {
+                        let rest = get_bits(rests, bits as u8, kept.len() as u64 * bits);
+                        at += (std::mem::take(&mut since) << bits) - u32::from(rest);
+                        kept.push(at - 1);
+                    }
+                }
+                let count = kept.len();
+                (Place::Kept(kept), count)
             }
             PackedLayout::Hashed => {
                 let (_, bytes) = self.need("hash")?;

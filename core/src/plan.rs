@@ -189,7 +189,7 @@ impl<'a> Plan<'a> {
         let format = setup.formats.iter().find(|f| f.name() == self.model.format());
         let layouts: &[PackedLayout] = match stage.layout {
             EncodeLayout::Dense => &[PackedLayout::Dense],
-            _ => &[PackedLayout::Mask, PackedLayout::Deltas],
+            _ => &[PackedLayout::Mask, PackedLayout::Deltas, PackedLayout::Rice],
         };
         if !layouts.iter().any(|l| format.is_some_and(|f| f.stores(*l, values))) {
             return Err(Error::usage(format!(
@@ -597,7 +597,7 @@ impl PackWork<'_> {
         let bytes: u64 = self.tensors.iter().map(|t| infos[*t].dense_bytes()).sum();
         let layout = match self.stage.layout {
             EncodeLayout::Dense => "dense",
-            EncodeLayout::Sparse => "as mask or deltas",
+            EncodeLayout::Sparse => "as mask, deltas or Rice code",
             EncodeLayout::Auto => "as is smallest",
         };
         let values = match self.stage.values {

@@ -273,7 +273,7 @@ impl<'p> Run<'p> {
     }
 
     /// About how many weights must go, and by how many bytes each makes the output smaller: all parts pruned alike, each
-    /// tensor under the smaller of mask and deltas.
+    /// tensor under the smaller of mask and Rice code.
     fn guess(&self, work: &PruneWork<'_>, following: &[&PackWork<'_>], bytes: u64) -> (u64, f64) {
         let (map, infos) = (&self.plan.map, self.plan.model.tensors());
         let mut fixed = self.plan.model.bytes() as f64;
@@ -291,9 +291,13 @@ impl<'p> Run<'p> {
             let one = |(weights, all, dense, bits): &(f64, f64, f64, f64)| {
                 let kept = all - weights * share;
                 let mask = all / 8.0 + kept * bits / 8.0;
-                let far = (1.0 - kept / all).powi(255);
-                let deltas = kept * (1.0 + far / (1.0 - far).max(1e-9)).min(all / 255.0 + 1.0) * (bits / 8.0 + 1.0);
-                dense.min(mask).min(deltas)
+                // A rest of l bits, a one, and as many zeros as gaps of this mean have (they are geometric).
+                let gap = |l: i32| {
+                    let far = (1.0 - kept / all).powi(1 << l);
+                    f64::from(l) + 1.0 + far / (1.0 - far).max(1e-9)
+                };
+                let rice = kept * (bits + (1..=8).map(gap).fold(f64::INFINITY, f64::min)) / 8.0;
+                dense.min(mask).min(rice)
             };
             fixed.max(0.0) + tensors.iter().map(one).sum::<f64>()
         };

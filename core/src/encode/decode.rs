@@ -14,7 +14,7 @@ mod index;
 
 use check::Facts;
 pub use check::check;
-use index::Index;
+use index::{Index, Rice};
 
 /// Bytes of a piece, from anywhere and any thread.
 pub trait ReadAt: Send + Sync {
@@ -143,14 +143,14 @@ impl Decoder {
         }
     }
 
-    /// Whether it is one term of dense, mask or deltas, so that a later coding can take its values' place.
+    /// Whether it is one term of dense, mask, deltas or rice, so that a later coding can take its values' place.
     pub fn is_placed(&self) -> bool {
         let placed = |t: &Term| !matches!(t.outline.layout, PackedLayout::Factored | PackedLayout::Hashed);
         matches!(self.terms.as_slice(), [term] if placed(term))
     }
 
     /// The coding of its values, to write them again without a further loss; `None` where it is not one term of
-    /// dense, mask or deltas, or where what another program fitted is none of ours.
+    /// dense, mask, deltas or rice, or where what another program fitted is none of ours.
     pub fn fitted(&self) -> Result<Option<Fitted>> {
         let [term] = self.terms.as_slice() else { return Ok(None) };
         if !self.is_placed() {
@@ -220,8 +220,8 @@ impl Decoder {
 impl Term {
     /// Whether its values are of the tensor's type as they stand.
     fn is_raw(&self) -> bool {
-        let layout = matches!(self.outline.layout, PackedLayout::Dense | PackedLayout::Mask | PackedLayout::Deltas);
-        layout && matches!(self.outline.values, ValueCoding::Plain | ValueCoding::Codebook(_))
+        let places = !matches!(self.outline.layout, PackedLayout::Factored | PackedLayout::Hashed);
+        places && matches!(self.outline.values, ValueCoding::Plain | ValueCoding::Codebook(_))
     }
 
     fn piece(&self, role: &str) -> Option<(usize, &dyn ReadAt)> {
@@ -270,7 +270,32 @@ impl Term {
                 }
                 Ok(index)
             }
+            PackedLayout::Rice => {
+                let code = self.rice()?;
+                let index = Index::of_rice(&code, self.elements)?;
+                let fits = match self.outline.values {
+                    ValueCoding::Codebook(bits) => packed_bytes(index.count(), bits) == self.facts.count,
+                    _ => index.count() == self.facts.count,
+                };
+                if !fits || index.count().div_ceil(8) * 8 != code.room {
+                    let (kept, count) = (index.count(), self.facts.count);
+                    let text = format!("its Rice code has {kept} gaps, but there are {count} values");
+                    return Err(Error::failed(format!("{text} and room for {} rests", code.room)));
+                }
+                Ok(index)
+            }
             _ => Index::of_deltas(self.need("deltas")?, self.facts.count, self.elements),
+        }
+    }
+
+    fn rice(&self) -> Result<Rice<'_>> {
+        let (unary, rest) = (self.need("unary")?, self.need("rest")?);
+        let shape = |role: &str| self.piece(role).map(|(i, _)| self.outline.pieces[i].shape.as_slice());
+        match (shape("unary"), shape("rest")) {
+            (Some([bytes]), Some([groups, bits @ 1..=8])) => {
+                Ok(Rice { unary, bytes: *bytes, rest, room: groups * 8, bits: *bits as u8 })
+            }
+            _ => Err(Error::failed("its Rice code has no such shape")),
         }
     }
 
@@ -384,6 +409,7 @@ impl Term {
         match self.outline.layout {
             PackedLayout::Mask => self.index()?.mask_places(self.need("mask")?, first, n),
             PackedLayout::Deltas => self.index()?.delta_places(self.need("deltas")?, first, n),
+            PackedLayout::Rice => self.index()?.rice_places(&self.rice()?, first, n),
             _ => Ok(((0..n as u32).collect(), first)),
         }
     }

@@ -11,8 +11,10 @@ pub enum PackedLayout {
     Dense,
     /// A bit mask and the kept values.
     Mask,
-    /// Gaps between kept positions and the kept values.
+    /// Gaps between kept positions, a byte each, and the kept values.
     Deltas,
+    /// Gaps between kept positions in Golomb–Rice code, and the kept values.
+    Rice,
     /// U·V.
     Factored,
     /// Shared by hash.
@@ -21,8 +23,14 @@ pub enum PackedLayout {
 
 impl PackedLayout {
     /// All of them.
-    pub const ALL: [PackedLayout; 5] =
-        [PackedLayout::Dense, PackedLayout::Mask, PackedLayout::Deltas, PackedLayout::Factored, PackedLayout::Hashed];
+    pub const ALL: [PackedLayout; 6] = [
+        PackedLayout::Dense,
+        PackedLayout::Mask,
+        PackedLayout::Deltas,
+        PackedLayout::Factored,
+        PackedLayout::Hashed,
+        PackedLayout::Rice,
+    ];
 
     /// The name in files and reports.
     pub const fn name(self) -> &'static str {
@@ -30,6 +38,7 @@ impl PackedLayout {
             PackedLayout::Dense => "dense",
             PackedLayout::Mask => "mask",
             PackedLayout::Deltas => "deltas",
+            PackedLayout::Rice => "rice",
             PackedLayout::Factored => "factored",
             PackedLayout::Hashed => "hashed",
         }
@@ -127,12 +136,14 @@ pub struct PieceOutline {
 }
 
 /// All roles of pieces.
-pub const ROLES: [&str; 12] = [
+pub const ROLES: [&str; 14] = [
     "values",
     "scale",
     "codebook",
     "mask",
     "deltas",
+    "unary",
+    "rest",
     "hash",
     "u",
     "u_scale",
@@ -172,7 +183,7 @@ impl Outline {
     }
 }
 
-/// Element type of masks, deltas and packed indices.
+/// Element type of masks, gaps and packed indices.
 pub fn u8_type() -> Dtype {
     Dtype::Other("U8".into(), 8)
 }

@@ -12,6 +12,7 @@ use crate::convert::to_f32;
 use crate::error::{Error, Result};
 use crate::format::{BLOCK_BYTES, Blocks, Packed, PackedTerm, Piece};
 use crate::hash::checksum;
+use crate::ordered::try_map;
 use crate::pump::with_buffer;
 use crate::simd::compact;
 
@@ -21,7 +22,7 @@ pub struct Packing<'a> {
     pub dense: &'a dyn Dense,
     /// Counts of these bytes.
     pub survey: &'a Survey,
-    /// Dense, mask or deltas.
+    /// Dense, mask, deltas or rice.
     pub layout: PackedLayout,
     /// The coding.
     pub fitted: &'a Fitted,
@@ -47,7 +48,7 @@ impl Sums {
     }
 }
 
-/// The outline of a tensor under a layout (dense, mask or deltas) and a coding.
+/// The outline of a tensor under a layout (dense, mask, deltas or rice) and a coding.
 pub fn outline(
     dtype: &crate::tensor::Dtype,
     shape: &[u64],
@@ -57,7 +58,7 @@ pub fn outline(
 ) -> Outline {
     let elements: u64 = shape.iter().product();
     let count = match layout {
-        PackedLayout::Mask => survey.kept(),
+        PackedLayout::Mask | PackedLayout::Rice => survey.kept(),
         PackedLayout::Deltas => survey.entries(),
         _ => elements,
     };
@@ -65,6 +66,11 @@ pub fn outline(
     match layout {
         PackedLayout::Mask => pieces.push(PieceOutline::new("mask", u8_type(), vec![elements.div_ceil(8)])),
         PackedLayout::Deltas => pieces.push(PieceOutline::new("deltas", u8_type(), vec![count])),
+        PackedLayout::Rice => {
+            let l = survey.rice_bits();
+            pieces.push(PieceOutline::new("unary", u8_type(), vec![survey.unary_bits(l).div_ceil(8)]));
+            pieces.push(PieceOutline::new("rest", u8_type(), vec![count.div_ceil(8), u64::from(l)]));
+        }
         _ => {}
     }
     let terms = vec![TermOutline { layout, values: fitted.coding(), pieces }];
@@ -77,9 +83,10 @@ pub fn possible(dense: &dyn Dense, survey: &Survey, fitted: &Fitted) -> Vec<Outl
     let fits = |layout| match layout {
         PackedLayout::Dense => zero || survey.kept() == dense.elements(),
         PackedLayout::Deltas => survey.sums.is_some() && (zero || survey.kept() == survey.entries()),
+        PackedLayout::Rice => survey.sums.is_some(),
         _ => true,
     };
-    [PackedLayout::Dense, PackedLayout::Mask, PackedLayout::Deltas]
+    [PackedLayout::Dense, PackedLayout::Mask, PackedLayout::Deltas, PackedLayout::Rice]
         .into_iter()
         .filter(|l| fits(*l))
         .map(|l| outline(dense.dtype(), dense.shape(), survey, l, fitted))
@@ -100,7 +107,7 @@ impl<'a> Packing<'a> {
     /// The pieces; `sums` takes the checksums of the dense bytes.
     pub fn packed_summing(&self, sums: Option<&Arc<Sums>>) -> Packed<'a> {
         let outline = outline(self.dense.dtype(), self.dense.shape(), self.survey, self.layout, self.fitted);
-        let places = matches!(self.layout, PackedLayout::Mask | PackedLayout::Deltas);
+        let places = matches!(self.layout, PackedLayout::Mask | PackedLayout::Deltas | PackedLayout::Rice);
         let masks = (places && self.dense.elements() <= MAX_MASKS)
             .then(|| Arc::new(Masks(self.survey.before[1..].iter().map(|_| OnceLock::new()).collect())));
         let terms = outline.terms.into_iter().map(|term| PackedTerm {
@@ -121,6 +128,8 @@ impl<'a> Packing<'a> {
             "values" => Box::new(Values(walk)),
             "mask" => Box::new(Mask(walk)),
             "deltas" => Box::new(Deltas(walk)),
+            "unary" => Box::new(Unary(walk)),
+            "rest" => Box::new(Rest(walk)),
             _ => Box::new(Bytes(self.fitted.companion(self.dense.dtype()))),
         };
         Piece { role: piece.role, dtype: piece.dtype, shape: piece.shape, data }
@@ -142,8 +151,8 @@ impl Blocks for Bytes {
     }
 }
 
-/// The mask or deltas of a tensor, block by block, as the values were made: whoever writes them then need not make the
-/// weights anew.
+/// The mask or deltas of a tensor, block by block, as the values were made: whoever writes them, or a code of them, then
+/// need not make the weights anew.
 struct Masks(Vec<OnceLock<Vec<u8>>>);
 
 /// Elements of a tensor whose mask is kept from the values to the mask: 64 MB of it; deltas are chosen where they are
@@ -165,6 +174,8 @@ struct Walk<'a> {
 struct Values<'a>(Walk<'a>);
 struct Mask<'a>(Walk<'a>);
 struct Deltas<'a>(Walk<'a>);
+struct Unary<'a>(Walk<'a>);
+struct Rest<'a>(Walk<'a>);
 
 /// The entries of a block of a tensor.
 struct Entries {
@@ -183,7 +194,7 @@ impl Walk<'_> {
     fn before(&self, block: usize) -> u64 {
         let before = &self.survey.before[block];
         match self.layout {
-            PackedLayout::Mask => before.kept,
+            PackedLayout::Mask | PackedLayout::Rice => before.kept,
             PackedLayout::Deltas => before.entries,
             _ => (block as u64 * self.survey.block).min(self.dense.elements()),
         }
@@ -215,7 +226,7 @@ impl Walk<'_> {
         let width = self.dense.width();
         let mut bits = vec![0u8; (bytes.len() / width).div_ceil(8)];
         mask_bits(bytes, width, &mut bits);
-        if let Some(masks) = self.masks.as_ref().filter(|_| self.layout == PackedLayout::Mask) {
+        if let Some(masks) = self.masks.as_ref().filter(|_| self.layout != PackedLayout::Deltas) {
             masks.0[block].get_or_init(|| bits.clone());
         }
         bits
@@ -258,7 +269,7 @@ impl Walk<'_> {
 
     /// Writes the codes of all entries of a block.
     fn put_codes(&self, block: usize, out: &mut [u8]) -> Result<()> {
-        if self.layout == PackedLayout::Mask && *self.fitted == Fitted::Plain {
+        if matches!(self.layout, PackedLayout::Mask | PackedLayout::Rice) && *self.fitted == Fitted::Plain {
             return self.with_dense(block, |_, bytes| {
                 let bits = self.bits(block, bytes);
                 let kept = match self.dense.width() {
@@ -366,15 +377,51 @@ impl Walk<'_> {
         self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The gaps of a block's kept elements, the first from the last kept one before the block.
+    fn gaps(&self, block: usize) -> Result<Vec<u64>> {
+        let known = self.masks.as_ref().and_then(|m| m.0[block].get().cloned());
+        let bits = match known {
+            Some(bits) => bits,
+            None => self.with_dense(block, |_, bytes| Ok(self.bits(block, bytes)))?,
+        };
+        let mut gaps = Vec::with_capacity((self.before(block + 1) - self.before(block)) as usize);
+        let mut after_last = self.survey.before[block].after_last;
+        let first = block as u64 * self.survey.block;
+        for (i, byte) in bits.iter().enumerate() {
+            let mut left = *byte;
+            while left != 0 {
+                let position = first + i as u64 * 8 + u64::from(left.trailing_zeros());
+                left &= left - 1;
+                gaps.push(position + 1 - after_last);
+                after_last = position + 1;
+            }
+        }
+        if gaps.len() as u64 != self.before(block + 1) - self.before(block) {
+            return Err(changed());
+        }
+        Ok(gaps)
+    }
+
     /// Fills bytes of packed indices.
     fn fill_indices(&self, bits: u8, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.fill_fields(bits, offset, out, &|block| self.codes(block))
+    }
+
+    /// Fills bytes of fields of `bits` bits, from those of whole blocks, a byte each, that `make` makes.
+    fn fill_fields(
+        &self,
+        bits: u8,
+        offset: u64,
+        out: &mut [u8],
+        make: &(dyn Fn(usize) -> Result<Vec<u8>> + Sync),
+    ) -> Result<()> {
         out.fill(0);
         let wide = u64::from(bits);
         let (from, upto) = (offset * 8, (offset + out.len() as u64) * 8);
         let first = first_block(self.blocks(), |b| self.before(b + 1) * wide > from);
         let last = first_block(self.blocks(), |b| self.before(b) * wide >= upto);
-        let codes: Result<Vec<Vec<u8>>> = (first..last).into_par_iter().map(|b| self.codes(b)).collect();
-        for (block, codes) in (first..last).zip(codes?) {
+        let codes = try_map(first..last, make)?;
+        for (block, codes) in (first..last).zip(codes) {
             put_bits(&codes, bits, (self.before(block) * wide) as i64 - from as i64, out);
         }
         Ok(())
@@ -465,5 +512,46 @@ impl Blocks for Deltas<'_> {
             Some(deltas) => put(o, deltas),
             None => put(o, &self.0.entries(b)?.deltas),
         })
+    }
+}
+
+impl Blocks for Unary<'_> {
+    fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        out.fill(0);
+        let (walk, l) = (&self.0, self.0.survey.rice_bits());
+        let before = |block: usize| walk.survey.before[block].unary_bits(l);
+        let (from, upto) = (offset * 8, (offset + out.len() as u64) * 8);
+        let first = first_block(walk.blocks(), |b| before(b + 1) > from);
+        let last = first_block(walk.blocks(), |b| before(b) >= upto);
+        let gaps = try_map(first..last, |b| walk.gaps(b))?;
+        for (block, gaps) in (first..last).zip(gaps) {
+            let mut after = before(block);
+            for gap in gaps {
+                after += gap.div_ceil(1 << l);
+                if let Some(bit) = (after - 1).checked_sub(from).filter(|bit| *bit < upto - from) {
+                    out[(bit / 8) as usize] |= 1 << (bit % 8);
+                }
+            }
+            if after != before(block + 1) {
+                return Err(changed());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Blocks for Rest<'_> {
+    fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let (walk, l) = (&self.0, self.0.survey.rice_bits());
+        let rest = |gap: u64| (gap.div_ceil(1 << l) * (1 << l) - gap) as u8;
+        walk.fill_fields(l, offset, out, &|block| Ok(walk.gaps(block)?.into_iter().map(rest).collect()))
     }
 }

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::format::BLOCK_BYTES;
 use crate::hash::checksum;
 use crate::progress::Watch;
-use crate::simd::nonzero_bits;
+use crate::simd::{nonzero_bits, wide};
 use crate::tensor::Dtype;
 
 /// A tensor's dense bytes, from any thread.
@@ -49,6 +49,18 @@ pub struct Before {
     pub entries: u64,
     /// Position after the last kept element; 0 = none.
     pub after_last: u64,
+    /// Zeros of the unary part of a Rice code of l bits: Σ ⌊(gap − 1) / 2^l⌋, for l = 1 … 8.
+    pub unary: [u64; RICE_BITS],
+}
+
+/// Bits that the rest of a Rice code may have: 1 to this.
+pub const RICE_BITS: usize = 8;
+
+impl Before {
+    /// Bits of the unary part of a Rice code whose rest has `l` bits: ⌈gap / 2^l⌉ for each gap.
+    pub fn unary_bits(&self, l: u8) -> u64 {
+        self.kept + self.unary[usize::from(l) - 1]
+    }
 }
 
 struct Count {
@@ -56,6 +68,7 @@ struct Count {
     fillers: u64,
     first: u64,
     last: u64,
+    unary: [u64; RICE_BITS],
 }
 
 impl Survey {
@@ -86,7 +99,11 @@ impl Survey {
         for (_, counts) in found {
             for count in counts {
                 if count.kept > 0 {
-                    at.entries += count.kept + count.fillers + (count.first - at.after_last) / 255;
+                    let skipped = count.first - at.after_last;
+                    at.entries += count.kept + count.fillers + skipped / 255;
+                    for (l, (all, more)) in at.unary.iter_mut().zip(count.unary).enumerate() {
+                        *all += more + (skipped >> (l + 1));
+                    }
                     at.kept += count.kept;
                     at.after_last = count.last + 1;
                 }
@@ -96,7 +113,7 @@ impl Survey {
         Ok(survey)
     }
 
-    /// From counts of kept elements in blocks. Deltas cannot be made of it.
+    /// From counts of kept elements in blocks. Neither deltas nor a Rice code can be made of it.
     pub fn of_kept(block: u64, kept: impl Iterator<Item = u64>) -> Survey {
         let mut at = Before::default();
         let before = std::iter::once(at).chain(kept.map(|n| {
@@ -115,12 +132,35 @@ impl Survey {
     pub fn entries(&self) -> u64 {
         self.before.last().map_or(0, |b| b.entries)
     }
+
+    /// The bits of the rest with which a Rice code is shortest, the fewest of several.
+    pub fn rice_bits(&self) -> u8 {
+        let bytes = |l: &u8| self.kept().div_ceil(8) * u64::from(*l) + self.unary_bits(*l).div_ceil(8);
+        (1..=RICE_BITS as u8).min_by_key(bytes).unwrap_or(1)
+    }
+
+    /// Bits of the unary part of a Rice code whose rest has `l` bits.
+    pub fn unary_bits(&self, l: u8) -> u64 {
+        self.before.last().map_or(0, |b| b.unary_bits(l))
+    }
 }
 
 fn count(bytes: &[u8], width: usize, first_element: u64) -> Count {
     let mut bits = vec![0u8; (bytes.len() / width).div_ceil(8)];
     mask_bits(bytes, width, &mut bits);
-    let mut count = Count { kept: 0, fillers: 0, first: 0, last: 0 };
+    wide(|| count_bits(&bits, first_element))
+}
+
+#[inline(always)]
+fn count_bits(bits: &[u8], first_element: u64) -> Count {
+    let mut count = Count { kept: 0, fillers: 0, first: 0, last: 0, unary: [0; RICE_BITS] };
+    // A block is short enough for sums of 32 bits.
+    let mut unary = [0u32; RICE_BITS];
+    let mut skip = |zeros: u32| {
+        for (l, sum) in unary.iter_mut().enumerate() {
+            *sum += zeros >> (l + 1);
+        }
+    };
     for (i, word) in bits.chunks(8).enumerate() {
         let mut padded = [0u8; 8];
         padded[..word.len()].copy_from_slice(word);
@@ -135,10 +175,20 @@ fn count(bytes: &[u8], width: usize, first_element: u64) -> Count {
         } else {
             // Gaps within a word are below 64.
             count.fillers += (first - count.last - 1) / 255;
+            skip((first - count.last - 1) as u32);
         }
         count.kept += u64::from(word.count_ones());
         count.last = base + 63 - u64::from(word.leading_zeros());
+        // Ones that follow a one say nothing; runs of zeros between ones do.
+        let mut inner = word >> word.trailing_zeros();
+        while inner & inner.wrapping_add(1) != 0 {
+            inner >>= inner.trailing_ones();
+            let zeros = inner.trailing_zeros();
+            skip(zeros);
+            inner >>= zeros;
+        }
     }
+    count.unary = unary.map(u64::from);
     count
 }
 

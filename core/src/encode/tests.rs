@@ -124,9 +124,9 @@ fn many_blocks() {
 }
 
 #[test]
-fn sparse_sizes_are_those_of_the_design() {
+fn sparse_sizes_are_those_of_the_entropy_but_for_a_few_percent() {
     let n = 1 << 20;
-    for (kept, plain, int8) in [(0.2, 0.233, 0.0822), (0.1, 0.129, 0.054), (0.05, 0.067, 0.029)] {
+    for (kept, plain, int8) in [(0.2, 0.2235, 0.0745), (0.1, 0.1155, 0.0412), (0.05, 0.0595, 0.0227)] {
         let least = |coding| {
             every_layout(of(&weights(n, kept, 5), Dtype::F32, &[1024, 1024]), coding).iter().map(|s| s.1).min().unwrap()
         };
@@ -256,7 +256,7 @@ fn counts_of_kept_weights_are_enough_for_a_mask() {
         let survey = Survey::of(&dense, Watch::silent()).unwrap();
         let counted = Survey::of_kept((BLOCK_BYTES / width) as u64, dense.bytes.chunks(BLOCK_BYTES).map(kept));
         let named = |s: &Survey| possible(&dense, s, &plain).iter().map(|o| o.terms[0].layout).collect::<Vec<_>>();
-        assert!(!named(&counted).contains(&PackedLayout::Deltas));
+        assert!(!named(&counted).iter().any(|l| matches!(l, PackedLayout::Deltas | PackedLayout::Rice)));
         let sums = Arc::new(Sums::new(&counted));
         assert_eq!(sums.all(), None);
         let of = |survey| Packing { dense: &dense, survey, layout: PackedLayout::Mask, fitted: &plain };
@@ -279,7 +279,7 @@ fn hostile_pieces_are_refused() {
     let plain = super::Fitted::Plain;
     let make = |layout| Packing { dense: &dense, survey: &survey, layout, fitted: &plain }.packed();
     type Edit = fn(&mut Outline, &mut Vec<Vec<u8>>);
-    let cases: [(&str, PackedLayout, Edit); 12] = [
+    let cases: [(&str, PackedLayout, Edit); 19] = [
         ("keeps", PackedLayout::Mask, |_, d| d[1][3] ^= 1),
         ("values", PackedLayout::Mask, |o, d| {
             o.terms[0].pieces[0].shape[0] -= 1;
@@ -289,6 +289,13 @@ fn hostile_pieces_are_refused() {
         ("\"mask\" is U8 [81]", PackedLayout::Mask, |o, _| o.terms[0].pieces[1].shape[0] += 1),
         ("lead to element", PackedLayout::Deltas, |_, d| d[1].iter_mut().for_each(|b| *b = 255)),
         ("is 0", PackedLayout::Deltas, |_, d| d[1][0] = 0),
+        ("room for", PackedLayout::Rice, |_, d| d[1][0] ^= 1),
+        ("room for", PackedLayout::Rice, |_, d| d[1].iter_mut().skip(1).for_each(|b| *b = 0)),
+        ("more gaps than", PackedLayout::Rice, |_, d| d[1].iter_mut().for_each(|b| *b = 255)),
+        ("leads to element", PackedLayout::Rice, |_, d| d[2].iter_mut().for_each(|b| *b = 0)),
+        ("does not fit its values", PackedLayout::Rice, |o, _| o.terms[0].pieces[2].shape[1] = 9),
+        ("does not fit its values", PackedLayout::Rice, |o, _| o.terms[0].pieces[2].shape[0] += 1),
+        ("longer than 640", PackedLayout::Rice, |o, _| o.terms[0].pieces[1].shape[0] = 81),
         ("\"values\" is", PackedLayout::Deltas, |o, _| o.terms[0].pieces[1].shape[0] += 1),
         ("where F32 [640]", PackedLayout::Dense, |o, _| o.terms[0].pieces[0].shape[0] = 639),
         ("pieces", PackedLayout::Dense, |o, _| o.terms[0].pieces[0].role = "u"),

@@ -36,6 +36,7 @@ fn layouts() -> Vec<(&'static str, Vec<Term>)> {
     vec![
         ("dense", vec![dense()]),
         ("mask", vec![sparse(3)]),
+        ("rice", vec![sparse(9)]),
         ("deltas", vec![sparse(60)]),
         ("deltas with fillers", vec![sparse(300)]),
         ("factored", vec![factored()]),
@@ -75,7 +76,7 @@ fn cases(dtype: &Dtype) -> Vec<Case> {
             all.push(Case { name: format!("{name} × {coding}"), encoding, outline: packed.outline(), coding, data });
         }
     }
-    assert!(all.len() >= 38, "{}", all.len());
+    assert!(all.len() >= 44, "{}", all.len());
     all
 }
 

@@ -272,7 +272,7 @@ pub struct EncodeStage {
 pub enum EncodeLayout {
     /// All values.
     Dense,
-    /// The kept values and where they are: the smaller of mask and deltas.
+    /// The kept values and where they are: the smallest of mask, deltas and Rice code.
     Sparse,
     /// The smallest that is exact.
     Auto,

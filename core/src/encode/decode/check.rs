@@ -67,12 +67,14 @@ fn term(outline: &Outline, term: &TermOutline, n: u64) -> Result<Facts> {
         (Some(_), PackedLayout::Factored) => vec!["u", "u_codebook", "v", "v_codebook"],
         (Some(role), _) => vec!["values", role],
     };
-    expected.extend(match term.layout {
-        PackedLayout::Mask => Some("mask"),
-        PackedLayout::Deltas => Some("deltas"),
-        PackedLayout::Hashed => Some("hash"),
-        _ => None,
-    });
+    let places: &[&str] = match term.layout {
+        PackedLayout::Mask => &["mask"],
+        PackedLayout::Deltas => &["deltas"],
+        PackedLayout::Rice => &["unary", "rest"],
+        PackedLayout::Hashed => &["hash"],
+        _ => &[],
+    };
+    expected.extend(places);
     let found: Vec<&str> = term.pieces.iter().map(|p| p.role).collect();
     if found != expected {
         let text = format!("a {} term of {} values has the pieces {found:?}", term.layout.name(), term.values);
@@ -128,7 +130,7 @@ impl Check<'_> {
         }
     }
 
-    /// Dense, mask, deltas.
+    /// Dense, mask, deltas, rice.
     fn placed(&self) -> Result<Facts> {
         let values = self.piece("values")?;
         let [found] = values.shape.as_slice() else {
@@ -154,6 +156,7 @@ impl Check<'_> {
         match self.term.layout {
             PackedLayout::Mask => self.is("mask", &u8_type(), &[self.n.div_ceil(8)])?,
             PackedLayout::Deltas => self.is("deltas", &u8_type(), &[count])?,
+            PackedLayout::Rice => self.rice(count)?,
             _ => {}
         }
         if self.term.layout != PackedLayout::Dense && bytes > self.n {
@@ -170,6 +173,33 @@ impl Check<'_> {
             }
         }
         Ok(Facts { count, ..Facts::default() })
+    }
+
+    /// The Rice code of `count` gaps; of packed indices `count` is their bytes.
+    fn rice(&self, count: u64) -> Result<()> {
+        let (unary, rest) = (self.piece("unary")?, self.piece("rest")?);
+        let groups = |bits: u8| {
+            // Values whose indices fill so many bytes: a range of them.
+            let (bits, bytes) = (u64::from(bits), u128::from(count) * 8);
+            let least = count.saturating_sub(1).saturating_mul(8) / bits + u64::from(count > 0);
+            least.div_ceil(8)..=(bytes / u128::from(bits)).div_ceil(8) as u64
+        };
+        let fits = match (self.term.values, rest.shape.as_slice()) {
+            (ValueCoding::Codebook(bits), [found, 1..=8]) => groups(bits).contains(found),
+            (_, [found, 1..=8]) => *found == count.div_ceil(8),
+            _ => false,
+        };
+        if unary.dtype != u8_type() || unary.shape.len() != 1 || rest.dtype != u8_type() || !fits {
+            let (unary, rest) = (&unary.shape, &rest.shape);
+            return Err(Error::failed(format!(
+                "its Rice code of the shapes {unary:?} and {rest:?} does not fit its values"
+            )));
+        }
+        // A gap takes at most as many bits as it is long.
+        if unary.elements() > self.n.div_ceil(8) {
+            return Err(Error::failed(format!("its Rice code is longer than {} elements can need", self.n)));
+        }
+        Ok(())
     }
 
     fn hashed(&self) -> Result<Facts> {

@@ -1,19 +1,22 @@
-//! Where in a mask or in deltas an element's value is: counts at intervals, made in one pass that also checks them.
+//! Where in a mask, in deltas or in a Rice code an element's value is: counts at intervals, made in one pass that also checks them.
 
 use super::ReadAt;
+use crate::encode::coding::get_bits;
 use crate::error::{Error, Result};
 
 /// Elements between two counts of a mask.
 const MASK_STEP: u64 = 1 << 16;
-/// Entries between two positions of deltas.
+/// Entries between two positions of deltas or of a Rice code.
 const DELTA_STEP: u64 = 1 << 10;
 /// Bytes that are read at once.
 const READ: usize = 1 << 18;
 
 /// Counts at intervals.
 pub struct Index {
-    /// Mask: kept elements before each step of elements. Deltas: position after the entries before each step of entries.
+    /// Mask: kept elements before each step of elements. Deltas, Rice: position after the entries before each step of entries.
     before: Vec<u64>,
+    /// Rice: the bit of the unary part at which each step of entries begins.
+    bits: Vec<u64>,
     count: u64,
     elements: u64,
 }
@@ -26,7 +29,7 @@ impl Index {
 
     /// Counts a mask; spare bits must be 0.
     pub fn of_mask(mask: &dyn ReadAt, elements: u64) -> Result<Index> {
-        let mut index = Index { before: Vec::new(), count: 0, elements };
+        let mut index = Index { before: Vec::new(), bits: Vec::new(), count: 0, elements };
         let total = elements.div_ceil(8);
         let (mut at, mut buffer) = (0, vec![0; READ.min(total as usize)]);
         while at < total {
@@ -47,7 +50,7 @@ impl Index {
 
     /// Adds deltas up; each must be at least 1, and the last position within the tensor.
     pub fn of_deltas(deltas: &dyn ReadAt, count: u64, elements: u64) -> Result<Index> {
-        let mut index = Index { before: Vec::new(), count, elements };
+        let mut index = Index { before: Vec::new(), bits: Vec::new(), count, elements };
         let (mut at, mut position, mut buffer) = (0, 0u64, vec![0; READ.min(count as usize)]);
         while at < count {
             let n = (count - at).min(READ as u64) as usize;
@@ -63,6 +66,27 @@ impl Index {
         }
         if position > elements {
             return Err(Error::failed(format!("its deltas lead to element {}, of {elements}", position - 1)));
+        }
+        Ok(index)
+    }
+
+    /// Adds the gaps of a Rice code up; the last position must be within the tensor, and there must be a rest for each.
+    pub fn of_rice(code: &Rice<'_>, elements: u64) -> Result<Index> {
+        let mut index = Index { before: Vec::new(), bits: vec![0], count: 0, elements };
+        let mut position = 0u64;
+        code.walk(0, 0, &mut |bit, gap| {
+            if index.count.is_multiple_of(DELTA_STEP) {
+                index.before.push(position);
+            }
+            index.count += 1;
+            position += gap;
+            if index.count.is_multiple_of(DELTA_STEP) {
+                index.bits.push(bit + 1);
+            }
+            position <= elements
+        })?;
+        if position > elements {
+            return Err(Error::failed(format!("its Rice code leads to element {}, of {elements}", position - 1)));
         }
         Ok(index)
     }
@@ -111,6 +135,24 @@ impl Index {
     }
 
     /// The places of entries in a run, and the number of the first one.
+    pub fn rice_places(&self, code: &Rice<'_>, first: u64, n: usize) -> Result<(Vec<u32>, u64)> {
+        let step = self.before.partition_point(|p| *p <= first).saturating_sub(1);
+        let end = (first + n as u64).min(self.elements);
+        let (mut at, mut after) = (step as u64 * DELTA_STEP, self.before.get(step).copied().unwrap_or(0));
+        let (mut places, mut k0) = (Vec::new(), None);
+        code.walk(at, self.bits[step], &mut |_, gap| {
+            after += gap;
+            if after > first && after <= end {
+                k0.get_or_insert(at);
+                places.push((after - 1 - first) as u32);
+            }
+            at += 1;
+            after < end
+        })?;
+        Ok((places, k0.unwrap_or(0)))
+    }
+
+    /// The places of entries in a run, and the number of the first one.
     pub fn delta_places(&self, deltas: &dyn ReadAt, first: u64, n: usize) -> Result<(Vec<u32>, u64)> {
         // An entry of a step lies at a position of at least the step's start: the step before the first beyond `first`.
         let step = self.before.partition_point(|p| *p <= first).saturating_sub(1) as u64;
@@ -136,6 +178,75 @@ impl Index {
         Ok((places, k0.unwrap_or(0)))
     }
 }
+
+/// A Rice code: gap k is q·2^l − r, q the zeros before the k-th one of the unary part and that one, r the k-th rest of l
+/// bits.
+pub struct Rice<'a> {
+    /// Its unary part.
+    pub unary: &'a dyn ReadAt,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// The rests.
+    pub rest: &'a dyn ReadAt,
+    /// How many rests there are room for.
+    pub room: u64,
+    /// l, 1 to 8.
+    pub bits: u8,
+}
+
+impl Rice<'_> {
+    /// Hands the gaps from entry `at` on, whose unary part begins at bit `from`, to `each`, with the bit of its one; goes
+    /// on while that is true.
+    fn walk(&self, at: u64, from: u64, each: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
+        let (mut at, mut next) = (at, from);
+        let mut rests = Vec::new();
+        let mut byte = from / 8;
+        let mut unary = [0u8; UNARY];
+        while byte < self.bytes {
+            let n = (self.bytes - byte).min(UNARY as u64) as usize;
+            self.unary.read_at(byte, &mut unary[..n])?;
+            if byte == from / 8 {
+                unary[0] &= u8::MAX << (from % 8);
+            }
+            for (i, chunk) in unary[..n].chunks(8).enumerate() {
+                let mut padded = [0u8; 8];
+                padded[..chunk.len()].copy_from_slice(chunk);
+                let mut left = u64::from_le_bytes(padded);
+                while left != 0 {
+                    let bit = (byte + i as u64 * 8) * 8 + u64::from(left.trailing_zeros());
+                    left &= left - 1;
+                    if at >= self.room {
+                        let text = format!("its Rice code has more gaps than there is room for, {} rests", self.room);
+                        return Err(Error::failed(text));
+                    }
+                    let of_step = at % DELTA_STEP;
+                    if of_step == 0 || rests.is_empty() {
+                        self.rests(at, &mut rests)?;
+                    }
+                    let rest = get_bits(&rests, self.bits, of_step * u64::from(self.bits));
+                    let gap = ((bit + 1 - next) << self.bits) - u64::from(rest);
+                    (next, at) = (bit + 1, at + 1);
+                    if !each(bit, gap) {
+                        return Ok(());
+                    }
+                }
+            }
+            byte += n as u64;
+        }
+        Ok(())
+    }
+
+    /// The rests of the step of an entry.
+    fn rests(&self, at: u64, out: &mut Vec<u8>) -> Result<()> {
+        let first = at / DELTA_STEP * DELTA_STEP;
+        let count = (self.room - first).min(DELTA_STEP);
+        out.resize((count * u64::from(self.bits) / 8) as usize, 0);
+        self.rest.read_at(first * u64::from(self.bits) / 8, out)
+    }
+}
+
+/// Bytes of a unary part that are read at once.
+const UNARY: usize = 1 << 12;
 
 fn ones(bytes: &[u8]) -> u64 {
     crate::simd::wide(|| {

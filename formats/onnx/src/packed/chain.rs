@@ -355,10 +355,7 @@ impl<'a> Builder<'a> {
                 let ranks = self.op("CumSum", &[&bits, &axis], None);
                 let ranks = self.op("Mul", &[&ranks, &bits], None);
                 let values = self.values(i, term, "values", Count::Open)?;
-                let data_type = values.data_type;
-                let zero = self.zero(data_type);
-                let values = self.op("Concat", &[&zero, &values], Some(("axis", 0)));
-                self.op("Gather", &[&values, &ranks], None).of(data_type)
+                self.taken(values, &ranks)
             }
             PackedLayout::Deltas => {
                 let count = piece(term, "deltas")?.elements();
@@ -368,19 +365,61 @@ impl<'a> Builder<'a> {
                 let places = self.op("CumSum", &[&gaps, &axis], None);
                 let places = self.op("Sub", &[&places, &one], None);
                 let values = self.values(i, term, "values", Count::Known(count))?;
-                let data_type = values.data_type;
-                let all = self.longs(&[self.elements as i64]);
-                // ONNX Runtime expands no bf16.
-                let narrow = data_type == DataType::BFLOAT16;
-                let zero = self.zero(if narrow { DataType::FLOAT } else { data_type });
-                let zeros = self.op("Expand", &[&zero, &all], None);
-                let zeros = zeros.of(if narrow { DataType::FLOAT } else { data_type });
-                let zeros = self.cast(zeros, data_type);
-                self.op("ScatterElements", &[&zeros, &places, &values], None).of(data_type)
+                self.scatter(self.elements, &places, values)
             }
+            PackedLayout::Rice => self.rice(i, term)?,
         };
         let value = self.shape(flat);
         Ok(self.scaled(i, term, "values", value))
+    }
+
+    /// Values at places of an array of `size` elements, zeros elsewhere.
+    fn scatter(&mut self, size: u64, places: &Value, values: Value) -> Value {
+        let data_type = values.data_type;
+        let all = self.longs(&[size as i64]);
+        // ONNX Runtime expands no bf16.
+        let narrow = data_type == DataType::BFLOAT16;
+        let zero = self.zero(if narrow { DataType::FLOAT } else { data_type });
+        let zeros = self.op("Expand", &[&zero, &all], None);
+        let zeros = zeros.of(if narrow { DataType::FLOAT } else { data_type });
+        let zeros = self.cast(zeros, data_type);
+        self.op("ScatterElements", &[&zeros, places, &values], None).of(data_type)
+    }
+
+    /// Values, a zero before them, by the numbers in an array.
+    fn taken(&mut self, values: Value, numbers: &Value) -> Value {
+        let data_type = values.data_type;
+        let zero = self.zero(data_type);
+        let values = self.op("Concat", &[&zero, &values], Some(("axis", 0)));
+        self.op("Gather", &[&values, numbers], None).of(data_type)
+    }
+
+    /// A flat weight of which a Rice code says where its values are. ONNX Runtime folds nothing whose shape hangs on
+    /// values (NonZero, Compress), so every bit j of the unary part is put somewhere: at (j + 1)·2^l − 1 less the rests of
+    /// the ones up to j. For a one that is its place; zeros before it lie 2^l apart between the place before and its own,
+    /// each where a zero is; those of the last byte that belong to no gap may lie beyond the end, which is cut off. In
+    /// int64, as the sum of the rests may be greater than the last place.
+    fn rice(&mut self, i: usize, term: &TermOutline) -> Result<Value> {
+        let (unary, rest) = (piece(term, "unary")?.elements(), piece(term, "rest")?);
+        let (&[_, l @ 1..=8], true) = (rest.shape.as_slice(), unary < 1 << 28) else {
+            return Err(Error::failed(format!("a Rice code of {unary} bytes with rests of shape {:?}", rest.shape)));
+        };
+        let (axis, step) = (self.long(0), 1i64 << l);
+        let ones = self.unpack(&piece_name(self.prefix, i, "unary"), unary, 1);
+        let ranks = self.op("CumSum", &[&ones, &axis], None);
+        let rests = self.unpack(&piece_name(self.prefix, i, "rest"), rest.elements(), l as u8);
+        let rests = self.cast(rests, DataType::INT64);
+        let rests = self.op("CumSum", &[&rests, &axis], None).of(DataType::INT64);
+        let rests = self.taken(rests, &ranks);
+        let (first, end, step) = (self.long(step - 1), self.long(step * (unary as i64 * 8 + 1) - 1), self.long(step));
+        let places = self.op("Range", &[&first, &end, &step], None);
+        let places = self.op("Sub", &[&places, &rests], None).of(DataType::INT64);
+        let ranks = self.op("Mul", &[&ranks, &ones], None);
+        let values = self.values(i, term, "values", Count::Open)?;
+        let values = self.taken(values, &ranks);
+        let beyond = 7 << l;
+        let all = self.scatter(self.elements + beyond, &places, values);
+        Ok(self.first(all, self.elements))
     }
 
     /// U and V.

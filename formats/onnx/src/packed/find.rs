@@ -298,6 +298,8 @@ fn outline(found: &[(&'static str, &TensorRef)], data_type: DataType) -> Option<
         PackedLayout::Mask
     } else if get("deltas").is_some() {
         PackedLayout::Deltas
+    } else if get("unary").is_some() {
+        PackedLayout::Rice
     } else if get("hash").is_some() {
         PackedLayout::Hashed
     } else if get("u").is_some() {

@@ -255,7 +255,7 @@ fn ways() -> Vec<How> {
     use ValueCoding::{Bf16, Codebook, F16, Int8, Plain};
     let mut ways = Vec::new();
     for coding in [Plain, F16, Bf16, Int8, Codebook(1), Codebook(3), Codebook(4), Codebook(8)] {
-        for layout in [PackedLayout::Dense, PackedLayout::Mask, PackedLayout::Deltas] {
+        for layout in [PackedLayout::Dense, PackedLayout::Mask, PackedLayout::Deltas, PackedLayout::Rice] {
             ways.push(How::Placed(layout, coding));
         }
         ways.extend([How::Factored(coding), How::Hashed(coding), How::Sum(coding)]);
