@@ -120,6 +120,10 @@ def packed():
             body = {1: bytes(4 * 4) + b"\x0f\0\0", 2: bytes(4 * 4) + b"\1\2\3\4"}.get(layout, b"\1\2\3\4" * 30)
             seed(f"{name}-{values}", (4, 6), [(layout, coding, 4, 4)], body)
     seed("sum", (4, 6), [(3, 1, 2, 4), (1, 1, 4, 4)], bytes(rng.integers(0, 256, 200).tolist()))
+    # Rice codes of four values whose pieces fit: values and their companion, then a unary part and rests of 4 bits.
+    for coding, name, size in ((1, "plain", 16), (4, "int8", 4 + 16), (5, "codebook-1", 1 + 8)):
+        head = bytes([0, 2, 4, 6, 1, 5, coding, 4, 4, 99, 1])
+        (SEEDS / "packed" / f"rice-{name}").write_bytes(head + bytes(range(size)) + b"\x0f" + b"\xff" * 4)
 
 
 def packed_models(binary):
@@ -141,6 +145,20 @@ def packed_models(binary):
                     f'scheme = "class-blind"\namount = "{amount}"\n[[stage]]\nencode = "sparse"\nvalues = "{values}"\n')
                 subprocess.run([binary, folder / "p.toml", "--force", "--quiet"], check=True)
                 (SEEDS / kind / output).write_bytes((folder / output).read_bytes())
+        # Large enough that a Rice code pays for its operators.
+        wide = np.random.default_rng(11).normal(size=(256, 256)).astype(np.float32)
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 256])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 256])], [tensor("w", wide)])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "in.onnx")
+        save_file({"w": wide}, folder / "in.safetensors")
+        for kind in ("onnx", "safetensors"):
+            (folder / "p.toml").write_text(
+                f'model = "in.{kind}"\noutput = "rice.{kind}"\n[[stage]]\nmethod = "magnitude"\namount = "92%"\n'
+                '[[stage]]\nencode = "auto"\nvalues = "codebook:2"\n')
+            subprocess.run([binary, folder / "p.toml", "--force", "--quiet"], check=True)
+            (SEEDS / kind / f"packed-rice.{kind}").write_bytes((folder / f"rice.{kind}").read_bytes())
 
 
 def recipes():

@@ -11,12 +11,13 @@ use compress_core::model::Model;
 use compress_core::parameters::Way;
 use compress_core::progress::Watch;
 use compress_core::recipe::{Evaluate, MeasureStage, Metric, Recipe, Stage, StageKind, Training};
-use compress_core::report::Metrics;
+use compress_core::report::{Metrics, ProductSeconds};
 use compress_core::state::CHECKPOINT;
 use compress_core::stfile::{Spec, StWriter};
 use compress_core::weights::Weights;
 use compress_engine::engine as run;
 use compress_engine::measure::MeasureOptions;
+use compress_engine::products::product_seconds;
 use compress_engine::state;
 use compress_engine::train::{Epoch, Masks, Retrained, Trainer};
 
@@ -43,6 +44,10 @@ pub fn translations(model: &Model, recipe: &Recipe, watch: Watch<'_>) -> Result<
 }
 
 impl Engine for Graphs {
+    fn product_seconds(&self, rows: usize, cols: usize, rank: usize) -> ProductSeconds {
+        product_seconds(rows, cols, rank)
+    }
+
     fn check(&self, model: &Model, recipe: &Recipe, stage: &Stage) -> Result<()> {
         let engine = open(model, recipe)?;
         match &stage.kind {

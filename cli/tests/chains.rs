@@ -60,6 +60,17 @@ fn low_rank_with_a_sparse_residual_is_nearer_than_low_rank_alone() {
     let low_rank = "[[stage]]\nmethod = \"low-rank\"\noptions = { rank = 8 }\nclasses = [\"source.layer*\", \"target.layer*\", \"softmax\"]\n";
     let residual = "[[stage]]\nmethod = \"magnitude\"\namount = \"90%\"\nresidual = true\n";
     let alone = run(&folder, "onnx", "", &format!("{low_rank}{EVALUATE}"));
+    // What is multiplied with has its time; what is put together at load has none.
+    let stored = alone["output"]["factored"].as_array().unwrap().clone();
+    let timed = |f: &Value| {
+        let seconds = |key: &str| f["seconds"][key].as_f64();
+        (
+            f["runs"].as_str().unwrap() == "faster",
+            seconds("dense").zip(seconds("factors")).is_some_and(|(d, f)| d > 0.0 && f > 0.0),
+        )
+    };
+    assert!(stored.iter().map(timed).all(|(faster, timed)| faster == timed), "{stored:?}");
+    assert!(stored.iter().any(|f| timed(f).0) && stored.iter().any(|f| !timed(f).0), "{stored:?}");
     let both = run(&folder, "onnx", "", &format!("{low_rank}{residual}{EVALUATE}"));
     let (factored, summed) = (parts(&both["stages"][0]), parts(&both["stages"][1]));
     assert_eq!(factored.len(), summed.len());

@@ -1,6 +1,6 @@
 //! The run: stages in the order of the file, then masks, report and model, each whole or not at all.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -106,6 +106,8 @@ struct Run<'p> {
     ahead: VecDeque<Vec<crate::packing::Encoded>>,
     /// Bytes that the output was predicted to have.
     predicted: Option<u64>,
+    /// Rows, columns and rank of the output's tensors that are one product of factors.
+    products: BTreeMap<String, [u64; 3]>,
 }
 
 impl<'p> Run<'p> {
@@ -150,6 +152,7 @@ impl<'p> Run<'p> {
             packer: Packer::new(model, output),
             ahead: VecDeque::new(),
             predicted: None,
+            products: BTreeMap::new(),
         }
     }
 
@@ -449,6 +452,11 @@ impl<'p> Run<'p> {
         let recipe = self.plan.recipe;
         let outlook = self.outlook()?;
         self.predicted = Some(outlook.bytes);
+        for (becomes, info) in outlook.becomes.iter().zip(self.plan.model.tensors()) {
+            if let Some(sizes) = becomes.product() {
+                self.products.insert(info.name.clone(), sizes);
+            }
+        }
         let written = output::write(&self.weights, &self.plan.map, recipe.output()?, &outlook, self.watch)?;
         self.report.warnings.extend(written.warnings());
         for (part, meant) in self.pruned.iter().enumerate() {
@@ -510,6 +518,17 @@ impl<'p> Run<'p> {
         Ok(Some(writer))
     }
 
+    /// A factored tensor of the output; what its products take is measured now, when nothing else runs.
+    fn factored(&self, tensor: &str, multiplies: bool) -> FactoredTensor {
+        let mut factored = FactoredTensor::new(tensor, multiplies);
+        if let (true, Some([rows, cols, rank]), Ok(engine)) =
+            (multiplies, self.products.get(tensor), self.plan.engine())
+        {
+            factored.seconds = Some(engine.product_seconds(*rows as usize, *cols as usize, *rank as usize));
+        }
+        factored
+    }
+
     /// Masks and report first, then the model: its rename is the moment at which the run has happened.
     fn commit(&mut self, written: Written, masks: Option<MaskWriter>) -> Result<()> {
         let recipe = self.plan.recipe;
@@ -522,7 +541,7 @@ impl<'p> Run<'p> {
             sha256: None,
             bytes: Some(written.bytes()),
             predicted_bytes: self.predicted,
-            factored: written.factored.iter().map(|(tensor, faster)| FactoredTensor::new(tensor, *faster)).collect(),
+            factored: written.factored.iter().map(|(tensor, faster)| self.factored(tensor, *faster)).collect(),
         };
         if self.options.report.is_some() {
             let named = files.iter().map(|f| (f.name.as_str(), f.path.as_path()));

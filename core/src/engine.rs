@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::progress::Watch;
 use crate::recipe::{MeasureStage, Metric, Recipe, Stage, Training};
-use crate::report::Metrics;
+use crate::report::{Metrics, ProductSeconds};
 use crate::tensor::TensorId;
 use crate::weights::Weights;
 
@@ -61,4 +61,6 @@ pub trait Engine: Sync {
     fn measure(&self, job: &Job<'_>, stage: &MeasureStage, output: &Path) -> Result<()>;
     /// Trains with the zeros of the held tensors held.
     fn retrain(&self, job: &Job<'_>, training: &Training) -> Result<Trained>;
+    /// Measures x·W beside (x·U)·V, where W is rows × cols.
+    fn product_seconds(&self, rows: usize, cols: usize, rank: usize) -> ProductSeconds;
 }

@@ -97,20 +97,38 @@ pub struct OutputReport {
 }
 
 /// A tensor that is stored as factors.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct FactoredTensor {
     /// Its name.
     pub tensor: String,
     /// `"faster"` where the graph multiplies with the factors as they are, `"smaller only"` where the tensor is put together
     /// at load.
     pub runs: &'static str,
+    /// What multiplying takes, where the factors are multiplied with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<ProductSeconds>,
 }
 
 impl FactoredTensor {
     /// Of a tensor, and whether the graph multiplies with its factors.
     pub fn new(tensor: &str, multiplies: bool) -> FactoredTensor {
-        FactoredTensor { tensor: tensor.into(), runs: if multiplies { "faster" } else { "smaller only" } }
+        FactoredTensor {
+            tensor: tensor.into(),
+            runs: if multiplies { "faster" } else { "smaller only" },
+            seconds: None,
+        }
     }
+}
+
+/// Seconds that multiplying an input with a matrix takes on one thread of this machine: medians.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct ProductSeconds {
+    /// Rows of the input: positions, examples.
+    pub positions: u64,
+    /// x·W.
+    pub dense: f64,
+    /// (x·U)·V.
+    pub factors: f64,
 }
 
 /// A class after the last stage.

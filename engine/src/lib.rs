@@ -14,6 +14,7 @@ pub mod measure;
 pub mod ops;
 pub mod optimise;
 pub mod probe;
+pub mod products;
 pub mod program;
 pub mod real;
 pub mod rewrite;

@@ -28,7 +28,10 @@ impl Run<'_> {
                 self.weights.tensors[encoded.tensor] = state;
                 // A product of coded factors may be zero where that of the factors was not.
                 for (part, stats) in self.plan.map.part_range(encoded.tensor).zip(&encoded.parts) {
-                    self.pruned[part] = self.pruned[part].map(|_| stats.zeros);
+                    // What a dry run has not pruned it counts only here; a run reads the output again.
+                    if self.pruned[part].is_some() || self.options.dry_run {
+                        self.pruned[part] = Some(stats.zeros);
+                    }
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::table::Table;
-use super::{ClassReport, Inspect, Metrics, Report, StagePart, StageReport, StageTensor, Untouched};
+use super::{ClassReport, FactoredTensor, Inspect, Metrics, Report, StagePart, StageReport, StageTensor, Untouched};
 use crate::decompress::Decompressed;
 
 /// Characters that a line of a list may have.
@@ -74,8 +74,14 @@ fn output(out: &mut String, report: &Report) {
         ("faster", "multiplied with as factors, which is faster"),
         ("smaller only", "put together at load: smaller, no faster"),
     ] {
-        let tensors = output.factored.iter().filter(|f| f.runs == runs).map(|f| f.tensor.as_str());
-        let tensors: Vec<&str> = tensors.collect();
+        let named = |f: &FactoredTensor| match &f.seconds {
+            Some(s) => {
+                let (dense, factors) = (s.dense * 1e3, s.factors * 1e3);
+                format!("{} ({dense:.3} → {factors:.3} ms for {} positions)", f.tensor, s.positions)
+            }
+            None => f.tensor.clone(),
+        };
+        let tensors: Vec<String> = output.factored.iter().filter(|f| f.runs == runs).map(named).collect();
         if !tensors.is_empty() {
             line(out, format!("{meaning}: {}", tensors.join(", ")));
         }

@@ -1,7 +1,9 @@
 """Sequence-level knowledge distillation (Kim & Rush 2016): the training pairs, and each source once more with the teacher's
 translation in place of the reference.
 
-    python3 join.py DATA TRANSLATIONS OUTPUT        # DATA: the folder with train.safetensors and vocab.de.txt
+    python3 join.py DATA TRANSLATIONS OUTPUT [ALONE]        # DATA: the folder with train.safetensors and vocab.de.txt
+
+OUTPUT has both, ALONE the translations only.
 
 TRANSLATIONS is what `compress evaluate teacher.toml --translations` wrote, a sentence a line in the order of the data.
 Needs numpy and safetensors.
@@ -15,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 BEGIN, END, UNKNOWN = 1, 2, 3
 
 
-def main(data, translations, output):
+def main(data, translations, output, alone=None):
     train = load_file(f"{data}/train.safetensors")
     with open(f"{data}/vocab.de.txt", encoding="utf-8") as file:
         number = {word.rstrip("\n"): i for i, word in enumerate(file)}
@@ -36,9 +38,11 @@ def main(data, translations, output):
     both = lambda a, b: np.concatenate([a, b])
     pairs = {"src": both(train["src"], train["src"]), "tgt_in": both(train["tgt_in"], inputs)}
     save_file({**pairs, "tgt_out": both(train["tgt_out"], outputs)}, output)
+    if alone:
+        save_file({"src": train["src"], "tgt_in": inputs, "tgt_out": outputs}, alone)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -188,7 +188,13 @@ impl<'a> Builder<'a> {
 
     /// A scalar.
     fn long(&mut self, value: i64) -> String {
-        self.constant(DataType::INT64, &[], value.to_le_bytes().into())
+        self.scalar(DataType::INT64, value)
+    }
+
+    /// A scalar of int32 or int64.
+    fn scalar(&mut self, data_type: DataType, value: i64) -> String {
+        let bytes = data_type.bits() as usize / 8;
+        self.constant(data_type, &[], value.to_le_bytes()[..bytes].into())
     }
 
     fn zero(&mut self, data_type: DataType) -> String {
@@ -397,23 +403,25 @@ impl<'a> Builder<'a> {
     /// A flat weight of which a Rice code says where its values are. ONNX Runtime folds nothing whose shape hangs on
     /// values (NonZero, Compress), so every bit j of the unary part is put somewhere: at (j + 1)·2^l − 1 less the rests of
     /// the ones up to j. For a one that is its place; zeros before it lie 2^l apart between the place before and its own,
-    /// each where a zero is; those of the last byte that belong to no gap may lie beyond the end, which is cut off. In
-    /// int64, as the sum of the rests may be greater than the last place.
+    /// each where a zero is; those of the last byte that belong to no gap may lie beyond the end, which is cut off. No
+    /// sum of rests exceeds the last place that bits could have without them.
     fn rice(&mut self, i: usize, term: &TermOutline) -> Result<Value> {
         let (unary, rest) = (piece(term, "unary")?.elements(), piece(term, "rest")?);
         let (&[_, l @ 1..=8], true) = (rest.shape.as_slice(), unary < 1 << 28) else {
             return Err(Error::failed(format!("a Rice code of {unary} bytes with rests of shape {:?}", rest.shape)));
         };
         let (axis, step) = (self.long(0), 1i64 << l);
+        let end = step * (unary as i64 * 8 + 1) - 1;
+        let wide = if end > i64::from(i32::MAX) { DataType::INT64 } else { DataType::INT32 };
         let ones = self.unpack(&piece_name(self.prefix, i, "unary"), unary, 1);
         let ranks = self.op("CumSum", &[&ones, &axis], None);
         let rests = self.unpack(&piece_name(self.prefix, i, "rest"), rest.elements(), l as u8);
-        let rests = self.cast(rests, DataType::INT64);
-        let rests = self.op("CumSum", &[&rests, &axis], None).of(DataType::INT64);
+        let rests = self.cast(rests, wide);
+        let rests = self.op("CumSum", &[&rests, &axis], None).of(wide);
         let rests = self.taken(rests, &ranks);
-        let (first, end, step) = (self.long(step - 1), self.long(step * (unary as i64 * 8 + 1) - 1), self.long(step));
+        let [first, end, step] = [step - 1, end, step].map(|k| self.scalar(wide, k));
         let places = self.op("Range", &[&first, &end, &step], None);
-        let places = self.op("Sub", &[&places, &rests], None).of(DataType::INT64);
+        let places = self.op("Sub", &[&places, &rests], None).of(wide);
         let ranks = self.op("Mul", &[&ranks, &ones], None);
         let values = self.values(i, term, "values", Count::Open)?;
         let values = self.taken(values, &ranks);
