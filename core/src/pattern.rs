@@ -73,7 +73,6 @@ pub fn n_of_m(
         }
         Ok((before, pruned))
     })?;
-    let counts = counts;
     let file: Arc<dyn Keys> = Arc::new(BitKeys { scratch, starts });
     let cut = KeyCut { below: STAYS, upto: STAYS, last: 0 };
     let mut masks = Masks { rules: Vec::new(), parts: Vec::new() };
