@@ -290,6 +290,10 @@ pub fn packed_bytes(count: u64, bits: u8) -> u64 {
 /// Writes indices into a stream that begins at bit 0 of `out`, from bit `at` on; what lies before or beyond `out` is
 /// left out. `out` is zeros there.
 pub fn put_bits(codes: &[u8], bits: u8, at: i64, out: &mut [u8]) {
+    let end = at + codes.len() as i64 * i64::from(bits);
+    if at >= 0 && (end as u64).div_ceil(8) <= out.len() as u64 {
+        return put_bits_within(codes, bits, at as usize, out);
+    }
     for (k, code) in codes.iter().enumerate() {
         let bit = at + k as i64 * i64::from(bits);
         let (byte, shift) = (bit.div_euclid(8), bit.rem_euclid(8) as u32);
@@ -301,6 +305,22 @@ pub fn put_bits(codes: &[u8], bits: u8, at: i64, out: &mut [u8]) {
             }
         }
     }
+}
+
+/// [`put_bits`] where all of it lies within `out`.
+fn put_bits_within(codes: &[u8], bits: u8, at: usize, out: &mut [u8]) {
+    let (mut byte, mut filled, mut word) = (at / 8, at % 8, 0u64);
+    for code in codes {
+        word |= u64::from(*code) << filled;
+        filled += usize::from(bits);
+        if filled >= 32 {
+            let next = (word as u32).to_le_bytes();
+            out[byte..byte + 4].iter_mut().zip(next).for_each(|(o, b)| *o |= b);
+            (byte, filled, word) = (byte + 4, filled - 32, word >> 32);
+        }
+    }
+    let rest = word.to_le_bytes();
+    out[byte..].iter_mut().zip(&rest[..filled.div_ceil(8)]).for_each(|(o, b)| *o |= b);
 }
 
 /// Reads the index that begins at bit `at` of `bytes`.

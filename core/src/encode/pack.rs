@@ -523,6 +523,7 @@ impl Blocks for Unary<'_> {
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         out.fill(0);
         let (walk, l) = (&self.0, self.0.survey.rice_bits());
+        let low = (1 << l) - 1;
         let before = |block: usize| walk.survey.before[block].unary_bits(l);
         let (from, upto) = (offset * 8, (offset + out.len() as u64) * 8);
         let first = first_block(walk.blocks(), |b| before(b + 1) > from);
@@ -531,7 +532,7 @@ impl Blocks for Unary<'_> {
         for (block, gaps) in (first..last).zip(gaps) {
             let mut after = before(block);
             for gap in gaps {
-                after += gap.div_ceil(1 << l);
+                after += (gap + low) >> l;
                 if let Some(bit) = (after - 1).checked_sub(from).filter(|bit| *bit < upto - from) {
                     out[(bit / 8) as usize] |= 1 << (bit % 8);
                 }
@@ -551,7 +552,8 @@ impl Blocks for Rest<'_> {
 
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let (walk, l) = (&self.0, self.0.survey.rice_bits());
-        let rest = |gap: u64| (gap.div_ceil(1 << l) * (1 << l) - gap) as u8;
+        // What is missing to a multiple of 2^l.
+        let rest = |gap: u64| (gap.wrapping_neg() & ((1 << l) - 1)) as u8;
         walk.fill_fields(l, offset, out, &|block| Ok(walk.gaps(block)?.into_iter().map(rest).collect()))
     }
 }
