@@ -224,7 +224,9 @@ impl Encoder<'_> {
     }
 
     /// The counts that pruning has left, where they say enough: of a tensor that keeps so much that a mask is certainly
-    /// smaller than deltas of a byte each and a Rice code, which takes at least two bits a gap.
+    /// smaller than deltas of a byte each. A Rice code is smaller still, by up to 9 % of an f32 tensor of which an eighth is
+    /// kept and 7 % of a 16-bit one of which 3 in 16 are, less where more are; it needs a pass of its own, which takes longer
+    /// than all else, and is not looked for.
     fn counted(&self, id: TensorId, fitted: &Fitted) -> Option<(Survey, Vec<Stats>)> {
         let info = &self.weights.model.tensors()[id];
         let width = info.dtype.float_bytes().filter(|width| matches!(width, 2 | 4))?;
@@ -237,7 +239,8 @@ impl Encoder<'_> {
         let gone = pruned.chunks((block / BLOCK_WEIGHTS) as usize).map(|run| run.iter().sum::<u64>());
         let survey = Survey::of_kept(block, starts.zip(gone).map(|(at, gone)| block.min(info.elements - at) - gone));
         let zeros = info.elements - survey.kept();
-        let certain = survey.kept() * 2 >= info.elements + 8 * MASK_MARGIN;
+        let least = if width == 4 { 2 } else { 3 };
+        let certain = survey.kept() * 16 >= info.elements * least + 16 * MASK_MARGIN;
         certain.then(|| (survey, vec![Stats { zeros, ..Stats::default() }]))
     }
 
