@@ -15,7 +15,7 @@ use crate::hash;
 use crate::inspect::tensor_names;
 use crate::mask::{MaskFile, MaskWriter};
 use crate::output::{self, Written};
-use crate::packing::{Outlook, Packer};
+use crate::packing::{Becomes, Outlook, Packer};
 use crate::plan::{EncodeWork, Plan, PruneWork, Work};
 use crate::progress::Watch;
 use crate::prune::{PartCount, Pruned, Pruning};
@@ -453,7 +453,9 @@ impl<'p> Run<'p> {
         let outlook = self.outlook()?;
         self.predicted = Some(outlook.bytes);
         for (becomes, info) in outlook.becomes.iter().zip(self.plan.model.tensors()) {
-            if let Some(sizes) = becomes.product() {
+            if let Becomes::Terms(held) = becomes
+                && let Some(sizes) = held.pieces().outline().product()
+            {
                 self.products.insert(info.name.clone(), sizes);
             }
         }

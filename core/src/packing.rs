@@ -70,19 +70,6 @@ pub enum Becomes {
     Terms(Held),
 }
 
-impl Becomes {
-    /// Rows, columns and rank of a tensor that is one product of factors.
-    pub fn product(&self) -> Option<[u64; 3]> {
-        let Becomes::Terms(held) = self else { return None };
-        let outline = held.pieces().outline();
-        let [term] = outline.terms.as_slice() else { return None };
-        let side = |role| term.pieces.iter().find(|p| p.role == role).and_then(|p| p.shape.first().copied());
-        let (rows, rank) = (side("u")?, side("v")?);
-        let elements: u64 = outline.shape.iter().product();
-        Some([rows, elements.checked_div(rows)?, rank])
-    }
-}
-
 /// Terms in memory, of whoever has them.
 #[derive(Clone)]
 pub enum Held {

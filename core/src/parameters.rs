@@ -24,6 +24,7 @@ use rayon::prelude::*;
 
 use crate::convert::{from_f32, to_f32};
 use crate::encode::coding::{Codebook, Scales, get_bits};
+use crate::encode::decode::{Index, Rice};
 use crate::encode::hash::bucket;
 use crate::encode::{Fitted, Outline, PackedLayout, PieceOutline, TermOutline, ValueCoding};
 use crate::error::{Error, Result};
@@ -512,17 +513,9 @@ impl Pieces<'_> {
             }
             PackedLayout::Rice => {
                 let ((_, unary), (rest, rests)) = (self.need("unary")?, self.need("rest")?);
-                let bits = rest.shape[1];
-                let (mut at, mut since) = (0u32, 0u32);
-                let mut kept = Vec::new();
-                for bit in 0..unary.len() * 8 {
-                    since += 1;
-                    if unary[bit / 8] >> (bit % 8) & 1 == 1 {
-                        let rest = get_bits(rests, bits as u8, kept.len() as u64 * bits);
-                        at += (std::mem::take(&mut since) << bits) - u32::from(rest);
-                        kept.push(at - 1);
-                    }
-                }
+                let (room, bits) = (rest.shape[0] * 8, rest.shape[1] as u8);
+                let code = Rice { unary: &unary, bytes: unary.len() as u64, rest: &rests, room, bits };
+                let (kept, _) = Index::of_rice(&code, elements as u64)?.rice_places(&code, 0, elements)?;
                 let count = kept.len();
                 (Place::Kept(kept), count)
             }

@@ -14,7 +14,7 @@ mod index;
 
 use check::Facts;
 pub use check::check;
-use index::{Index, Rice};
+pub(crate) use index::{Index, Rice};
 
 /// Bytes of a piece, from anywhere and any thread.
 pub trait ReadAt: Send + Sync {
@@ -145,8 +145,7 @@ impl Decoder {
 
     /// Whether it is one term of dense, mask, deltas or rice, so that a later coding can take its values' place.
     pub fn is_placed(&self) -> bool {
-        let placed = |t: &Term| !matches!(t.outline.layout, PackedLayout::Factored | PackedLayout::Hashed);
-        matches!(self.terms.as_slice(), [term] if placed(term))
+        matches!(self.terms.as_slice(), [term] if term.outline.layout.is_placed())
     }
 
     /// The coding of its values, to write them again without a further loss; `None` where it is not one term of
@@ -220,8 +219,7 @@ impl Decoder {
 impl Term {
     /// Whether its values are of the tensor's type as they stand.
     fn is_raw(&self) -> bool {
-        let places = !matches!(self.outline.layout, PackedLayout::Factored | PackedLayout::Hashed);
-        places && matches!(self.outline.values, ValueCoding::Plain | ValueCoding::Codebook(_))
+        self.outline.layout.is_placed() && matches!(self.outline.values, ValueCoding::Plain | ValueCoding::Codebook(_))
     }
 
     fn piece(&self, role: &str) -> Option<(usize, &dyn ReadAt)> {
@@ -260,11 +258,7 @@ impl Term {
         match self.outline.layout {
             PackedLayout::Mask => {
                 let index = Index::of_mask(self.need("mask")?, self.elements)?;
-                let fits = match self.outline.values {
-                    ValueCoding::Codebook(bits) => packed_bytes(index.count(), bits) == self.facts.count,
-                    _ => index.count() == self.facts.count,
-                };
-                if !fits {
+                if !self.holds(index.count()) {
                     let (kept, count) = (index.count(), self.facts.count);
                     return Err(Error::failed(format!("its mask keeps {kept} elements, but there are {count} values")));
                 }
@@ -273,11 +267,7 @@ impl Term {
             PackedLayout::Rice => {
                 let code = self.rice()?;
                 let index = Index::of_rice(&code, self.elements)?;
-                let fits = match self.outline.values {
-                    ValueCoding::Codebook(bits) => packed_bytes(index.count(), bits) == self.facts.count,
-                    _ => index.count() == self.facts.count,
-                };
-                if !fits || index.count().div_ceil(8) * 8 != code.room {
+                if !self.holds(index.count()) || index.count().div_ceil(8) * 8 != code.room {
                     let (kept, count) = (index.count(), self.facts.count);
                     let text = format!("its Rice code has {kept} gaps, but there are {count} values");
                     return Err(Error::failed(format!("{text} and room for {} rests", code.room)));
@@ -285,6 +275,14 @@ impl Term {
                 Ok(index)
             }
             _ => Index::of_deltas(self.need("deltas")?, self.facts.count, self.elements),
+        }
+    }
+
+    /// Whether its values are so many.
+    fn holds(&self, count: u64) -> bool {
+        match self.outline.values {
+            ValueCoding::Codebook(bits) => packed_bytes(count, bits) == self.facts.count,
+            _ => count == self.facts.count,
         }
     }
 
@@ -323,11 +321,8 @@ impl Term {
                     }
                 }
                 let count = bytes.as_chunks::<8>().0.get(4).map_or(0, |b| u64::from_le_bytes(*b));
-                let right = match self.outline.values {
-                    ValueCoding::Codebook(bits) => count <= 1 << 30 && packed_bytes(count, bits) == self.facts.count,
-                    _ => count == self.facts.count,
-                };
-                if count == 0 || !right {
+                // More buckets than that no checked term has.
+                if count == 0 || count > 1 << 30 || !self.holds(count) {
                     return Err(Error::failed(format!("its hash names {count} buckets, which its values do not hold")));
                 }
                 let codebook = self.all_f32("codebook")?;

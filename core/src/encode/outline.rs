@@ -44,6 +44,11 @@ impl PackedLayout {
         }
     }
 
+    /// Whether its values are the tensor's own at their places, so that another coding can take theirs.
+    pub const fn is_placed(self) -> bool {
+        !matches!(self, PackedLayout::Factored | PackedLayout::Hashed)
+    }
+
     /// The layout of a name.
     pub fn named(name: &str) -> Option<PackedLayout> {
         PackedLayout::ALL.into_iter().find(|l| l.name() == name)
@@ -174,6 +179,18 @@ impl Outline {
     /// Bytes of all pieces.
     pub fn bytes(&self) -> u64 {
         self.terms.iter().flat_map(|t| &t.pieces).map(PieceOutline::bytes).sum()
+    }
+
+    /// Rows, columns and rank of a tensor that is one product of factors.
+    pub fn product(&self) -> Option<[u64; 3]> {
+        let [term] = self.terms.as_slice() else { return None };
+        if term.layout != PackedLayout::Factored {
+            return None;
+        }
+        let side = |role| term.pieces.iter().find(|p| p.role == role)?.shape.first().copied();
+        let (rows, rank) = (side("u")?, side("v")?);
+        let elements = self.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d))?;
+        Some([rows, elements.checked_div(rows)?, rank])
     }
 
     /// In a word, for reports: `mask × int8`, `factored × plain + mask × plain`.

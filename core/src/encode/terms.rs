@@ -129,6 +129,12 @@ impl Dense for Values {
 
 impl ReadAt for Vec<u8> {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.as_slice().read_at(offset, out)
+    }
+}
+
+impl ReadAt for &[u8] {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let range = usize::try_from(offset).ok().and_then(|o| self.get(o..o.checked_add(out.len())?));
         out.copy_from_slice(range.ok_or_else(|| Error::failed("a piece is too short"))?);
         Ok(())

@@ -155,7 +155,7 @@ impl<'a> Plan<'a> {
 pub fn packed_sum(model: &Model, tensor: TensorId) -> Option<PackedLayout> {
     let (source, inner) = model.origin(tensor);
     let layout = model.sources()[source].packed(inner)?;
-    matches!(layout, PackedLayout::Factored | PackedLayout::Hashed).then_some(layout)
+    (!layout.is_placed()).then_some(layout)
 }
 
 /// A method that gives no scores prunes nothing: keys that say what to prune would be without effect.

@@ -1,4 +1,5 @@
-//! Where in a mask, in deltas or in a Rice code an element's value is: counts at intervals, made in one pass that also checks them.
+//! Where in a mask, in deltas or in a Rice code an element's value is: counts at intervals, made in one pass that also
+//! checks them.
 
 use super::ReadAt;
 use crate::encode::coding::get_bits;

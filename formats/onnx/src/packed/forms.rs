@@ -13,7 +13,7 @@
 //! The *carrier* is the model's own node: it keeps its name, attributes and whatever else it has. So the model's node can
 //! be read back out of the pair, and the graph that everything else sees has the node and the weight.
 
-use compress_core::encode::{Outline, PackedLayout};
+use compress_core::encode::Outline;
 use compress_core::tensor::Dtype;
 
 use super::chain::{self, Chain, Op};
@@ -98,16 +98,10 @@ pub(crate) struct Pair {
 
 /// Where a weight's factors can be used as they are, and all its uses; `None` where the weight must be rebuilt.
 pub(crate) fn of(graph: &Graph, name: &str, prefix: &str, outline: &Outline) -> Option<(Factors, Vec<Use>)> {
-    let [term] = outline.terms.as_slice() else { return None };
+    let [rows, cols, rank] = outline.product()?;
+    let elements = outline.shape.iter().product();
     // In half precision the value between the factors would be rounded as well.
-    if term.layout != PackedLayout::Factored || outline.dtype != Dtype::F32 {
-        return None;
-    }
-    let elements = outline.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d))?;
-    let rows = *chain::piece(term, "u").ok()?.shape.first()?;
-    let rank = *chain::piece(term, "v").ok()?.shape.first()?;
-    let cols = elements.checked_div(rows)?;
-    if rows.checked_add(cols)?.checked_mul(rank)? >= elements {
+    if outline.dtype != Dtype::F32 || rows.checked_add(cols)?.checked_mul(rank)? >= elements {
         return None;
     }
     let uses = uses(graph, name)?;
